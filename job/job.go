@@ -1,0 +1,124 @@
+// Package job holds the words that every other package speaks: a job's state, how sure we are of it, and who it
+// belongs to. It is pure vocabulary. It asks nobody, stores nothing and decides nothing.
+package job
+
+// Key names one Flink job for ever: job ids are unique inside a cluster only as long as nobody fixes them by hand,
+// so the cluster belongs to the key.
+type Key struct {
+	Namespace string
+	Cluster   string
+	ID        string
+}
+
+// ClusterKey is the key of the job's Flink cluster.
+func (k Key) ClusterKey() ClusterKey { return ClusterKey{Namespace: k.Namespace, Cluster: k.Cluster} }
+
+func (k Key) String() string { return k.Namespace + "/" + k.Cluster + "/" + k.ID }
+
+// ClusterKey names one Flink cluster of a site: a Kubernetes namespace and Flink's cluster id.
+type ClusterKey struct {
+	Namespace string
+	Cluster   string
+}
+
+func (k ClusterKey) String() string { return k.Namespace + "/" + k.Cluster }
+
+// Stamp is a moment on somebody else's clock, in RFC 3339 with milliseconds and Z, or "" where it is not known. It is
+// shown to people and compared for equality. It is never subtracted: only local clocks measure.
+type Stamp string
+
+// Attempt is one life of a job. Flink's start-time tells attempts apart (a JobMaster that is created anew, after a
+// fail-over for example, starts a new one: JobDetails.java, Dispatcher.java of Flink 1.16 to 2.3). It is compared by equality only.
+type Attempt struct {
+	// Number counts the attempts in the order in which the settler first saw them, from 1.
+	Number int `json:"number"`
+	// StartTime is Flink's start-time.
+	StartTime Stamp `json:"startTime"`
+}
+
+// Tasks counts the subtasks of a job as /jobs/overview gives them.
+type Tasks struct {
+	Total    int `json:"total"`
+	Running  int `json:"running"`
+	Finished int `json:"finished,omitempty"`
+	Failed   int `json:"failed,omitempty"`
+	Canceled int `json:"canceled,omitempty"`
+}
+
+// Verdict is what Holdfast says of a job, and why.
+type Verdict struct {
+	Name     string
+	Pipeline string
+	State    State
+	// Possible are the states that the job may be in; empty unless State is Unknown.
+	Possible States
+	// Over says whether this attempt will never run again.
+	Over      Answer
+	Certainty Certainty
+	Reason    Reason
+	// Cause is Flink's own word for why a job failed, bounded by CauseLimit; "" otherwise.
+	Cause string
+	// Since is when the job came into State, as its best witness told it.
+	Since Stamp
+	// LastSeen is when a witness last vouched for State. A Witnessed verdict of a job that is not over is vouched
+	// for at this moment, so there it only tells when the verdict was written.
+	LastSeen Stamp
+	Attempt  Attempt
+	Tasks    Tasks
+	Via      Via
+	Evidence []Statement
+}
+
+// CauseLimit bounds a failure's cause, in bytes; NameLimit a job's name and a pipeline's.
+const (
+	CauseLimit = 512
+	NameLimit  = 512
+)
+
+// Statement is one piece of evidence as people read it: who said what, when.
+type Statement struct {
+	// Source is the kind of the witness: "agent".
+	Source string `json:"source"`
+	// Subject is whom the witness speaks for: "pod/orders-7d".
+	Subject string `json:"subject"`
+	// Says is the claim: a state, or how the question ended.
+	Says string `json:"says"`
+	At   Stamp  `json:"at"`
+}
+
+// Transition is one entry of a job's history.
+type Transition struct {
+	// Sequence numbers the entries of a job without a hole, from 1.
+	Sequence int64
+	Kind     Kind
+	Attempt  Attempt
+	State    State
+	// Possible are the states that the job may be in; empty unless State is Unknown.
+	Possible  States
+	Over      Answer
+	Certainty Certainty
+	Reason    Reason
+	Cause     string
+	Via       Via
+	// At is when the job came to State. Since and Count speak of a fold: its first moment, and how many
+	// transitions it stands for. Count of a gap is how many were missed.
+	At    Stamp
+	Since Stamp
+	Count int64
+	// Folded are the states of a fold.
+	Folded States
+	// Corrects is the state that this entry says was wrong; Unknown if it corrects nothing.
+	Corrects State
+}
+
+// Kind tells the entries of a history apart.
+type Kind uint8
+
+const (
+	// Change is one transition.
+	Change Kind = iota
+	// Fold stands for a flap: two or three states over and over.
+	Fold
+	// Gap says that an agent saw transitions that nobody recorded.
+	Gap
+)
