@@ -122,3 +122,41 @@ const (
 	// Gap says that an agent saw transitions that nobody recorded.
 	Gap
 )
+
+// Account is a verdict with the books that the settler needs to go on from it after a restart. What is in memory and
+// what is stored is this one thing.
+type Account struct {
+	Key     Key
+	Verdict Verdict
+	Books   Books
+}
+
+// Books are the settler's notes on one job. Each list is bounded.
+type Books struct {
+	// Sequence is that of the newest history entry.
+	Sequence int64
+	// Past are the start-times of superseded attempts, newest last, at most PastLimit: none of them returns.
+	Past []Stamp
+	// Marks tell how far each witness's transitions are in the history, at most MarkLimit.
+	Marks []Mark
+	// Recent are the states of the newest transitions of this attempt, newest last, at most RecentLimit: a flap shows
+	// in them.
+	Recent []State
+	// Fold is the newest history entry where that is a fold: it grows in place.
+	Fold *Transition
+}
+
+// Mark says up to which number the transitions of one witness have been taken over.
+type Mark struct {
+	// Witness is the uid of the agent's pod.
+	Witness string
+	Number  int64
+}
+
+// Bounds of the books.
+const (
+	PastLimit    = 8
+	MarkLimit    = 8
+	RecentLimit  = 6
+	HistoryLimit = 200
+)
