@@ -37,7 +37,7 @@ func DecodeIdentity(data []byte) (SiteIdentity, error) {
 	return SiteIdentity{UID: r.UID, Epoch: r.Epoch}, nil
 }
 
-// SiteCondition says whether negative conclusions are frozen.
+// SiteCondition says whether negative conclusions are frozen, and how many agents are heard.
 type SiteCondition struct {
 	Frozen bool
 	// Source is the source that is sick, and Why says how that shows.
@@ -45,6 +45,8 @@ type SiteCondition struct {
 	Why    string
 	// Since is when the freeze began, by the clock of the aggregator that led.
 	Since job.Stamp
+	// Expected counts the agents whose silence would be noticed, Beating those of them that are heard.
+	Expected, Beating int
 }
 
 type condition struct {
@@ -53,11 +55,17 @@ type condition struct {
 	Source string    `json:"source,omitempty"`
 	Why    string    `json:"why,omitempty"`
 	Since  job.Stamp `json:"since,omitempty"`
+	Agents agents    `json:"agents"`
+}
+
+type agents struct {
+	Expected int `json:"expected"`
+	Beating  int `json:"beating"`
 }
 
 // EncodeCondition gives the record of a site's condition.
 func EncodeCondition(c SiteCondition) []byte {
-	return encode(condition{V: Version, Frozen: c.Frozen, Source: c.Source, Why: c.Why, Since: c.Since})
+	return encode(condition{V: Version, Frozen: c.Frozen, Source: c.Source, Why: c.Why, Since: c.Since, Agents: agents{c.Expected, c.Beating}})
 }
 
 // DecodeCondition reads the record of a site's condition.
@@ -66,7 +74,10 @@ func DecodeCondition(data []byte) (SiteCondition, error) {
 	if err := decode(data, &r, &r.V); err != nil {
 		return SiteCondition{}, fmt.Errorf("condition of the site: %w", err)
 	}
-	return SiteCondition{Frozen: r.Frozen, Source: r.Source, Why: r.Why, Since: r.Since}, nil
+	return SiteCondition{
+		Frozen: r.Frozen, Source: r.Source, Why: r.Why, Since: r.Since,
+		Expected: r.Agents.Expected, Beating: r.Agents.Beating,
+	}, nil
 }
 
 // SiteLeader says which aggregator leads. The election's lease is its proof of life.
