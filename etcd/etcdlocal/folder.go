@@ -3,6 +3,7 @@ package etcdlocal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -12,6 +13,9 @@ import (
 	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
 )
 
 // lockFile is ours. etcd locks its database too, but waits for that lock without end.
@@ -73,12 +77,33 @@ func inspect(dir string) (err error) {
 		return damaged(dir, err)
 	}
 	defer db.Close()
-	return db.View(func(tx *bbolt.Tx) error {
+	if err := db.View(func(tx *bbolt.Tx) error {
 		if tx.Size() > info.Size() {
 			return damaged(dir, fmt.Errorf("%d bytes of a database of %d are there", info.Size(), tx.Size()))
 		}
 		return checkVersion(dir, tx)
-	})
+	}); err != nil {
+		return err
+	}
+	return checkLog(dir)
+}
+
+// checkLog reads the write-ahead log from the last snapshot in it, as etcd will. An end that is missing is no damage: that
+// is what a crash leaves, and etcd cuts it off.
+func checkLog(dir string) error {
+	folder := filepath.Join(dir, "member", "wal")
+	snapshots, err := wal.ValidSnapshotEntries(zap.NewNop(), folder)
+	if err != nil {
+		return damaged(dir, fmt.Errorf("write-ahead log: %w", err))
+	}
+	from := &walpb.Snapshot{}
+	if len(snapshots) > 0 {
+		from = snapshots[len(snapshots)-1]
+	}
+	if _, err := wal.Verify(zap.NewNop(), folder, from); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return damaged(dir, fmt.Errorf("write-ahead log: %w", err))
+	}
+	return nil
 }
 
 // checkVersion compares the version that the folder was last used with to ours. etcd refuses to go back a minor version.

@@ -112,6 +112,11 @@ func start(ctx context.Context, o Options, dir string, temporary bool) (*Server,
 	results := make(chan result, 1)
 	go func() {
 		// A fatal error inside etcd ends this goroutine, and is in failure.
+		defer func() {
+			if cause := recover(); cause != nil {
+				results <- result{err: fmt.Errorf("etcd cannot use data folder %s: %v", dir, cause)}
+			}
+		}()
 		embedded, err := embed.StartEtcd(config)
 		results <- result{embedded, err}
 	}()

@@ -61,7 +61,7 @@ func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
 	followed := make(chan struct{})
 	go func() {
 		defer close(followed)
-		etcd.Follow(ctx, c, etcd.FollowOptions{}, func(u etcd.Update) {
+		etcd.Follow(ctx, c, etcd.FollowOptions{Progress: 100 * time.Millisecond}, func(u etcd.Update) {
 			if u.Kind == etcd.Progressed {
 				select {
 				case listed <- struct{}{}:
@@ -200,7 +200,7 @@ func TestStartSaysWhatToDo(t *testing.T) {
 				t.Fatal(err)
 			}
 			return etcdlocal.Options{Dir: dir}
-		}, "WAL"},
+		}, "write-ahead log"},
 		{"folder below a file", func(t *testing.T) etcdlocal.Options {
 			file := filepath.Join(t.TempDir(), "file")
 			if err := os.WriteFile(file, nil, 0o600); err != nil {
