@@ -82,7 +82,6 @@ func (v *View) meet(id string) *known {
 func (v *View) forget(id string, k *known, retired bool) {
 	delete(v.jobs, id)
 	v.gone.put(id, tomb{number: k.number, state: k.report.State, start: k.report.StartTime, retired: retired})
-	v.out.Forgotten = append(v.out.Forgotten, id)
 }
 
 // tomb is what is left of a job that was forgotten: enough to number its transitions on if it comes back.

@@ -182,6 +182,7 @@ func (v *View) See(l Look) Changes {
 		}
 		if k.report.Known == job.No && k.report.State.Terminal() && !k.assert {
 			v.forget(id, k, false)
+			v.out.Forgotten = append(v.out.Forgotten, id)
 		}
 	}
 	v.pace.after(&l, reach, v)
