@@ -22,21 +22,22 @@ func (a *Agent) adopt(r reading) {
 }
 
 // readable decodes a report of a key of our own. One of a newer Holdfast is left alone, key and all: an older agent would take
-// away what it cannot know of. A corrupt one says nothing, and stays until there is something to say in its place.
+// away what it cannot know of. A corrupt one says nothing, and stays until there is something to say in its place. Each is
+// logged when it is first read, not at every reading.
 func (a *Agent) readable(id string, pair etcd.Pair) (evidence.Report, bool) {
 	report, err := record.DecodeReport(a.o.Agent, id, pair.Value)
-	switch {
-	case errors.Is(err, record.ErrNewer):
-		if a.post.yield(id) {
+	isNew := pair.ModRevision > a.readTo
+	switch newer := errors.Is(err, record.ErrNewer); {
+	case newer:
+		a.post.yield(id)
+		if isNew {
 			a.log.Error("a newer Holdfast wrote this report, so this agent does not write it: upgrade the agent, or delete the key",
 				"key", pair.Key, "err", err)
 		}
-		return report, false
-	case err != nil:
+	case err != nil && isNew:
 		a.log.Warn("a report cannot be read: it is replaced once Flink has said something of its job", "key", pair.Key, "err", err)
-		return report, false
 	}
-	return report, true
+	return report, err == nil
 }
 
 // isJobID wants what Flink prints (JobID.java). A key of another form is none that an agent wrote.

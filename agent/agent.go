@@ -62,6 +62,7 @@ type Agent struct {
 	lease    *etcd.Lease
 	readings chan reading
 
+	readTo  int64      // the revision of the last reading
 	adopted bool       // an earlier session's reports have been taken over
 	absorb  []reading  // those read since the last look
 	listed  []view.Job // reused from look to look
@@ -203,6 +204,7 @@ func (a *Agent) takeIn(r reading) {
 	} else {
 		a.adopt(r)
 	}
+	a.readTo = r.revision
 	a.absorb = append(a.absorb, r)
 }
 

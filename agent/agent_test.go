@@ -122,7 +122,10 @@ func TestForgottenJobIsDenied(t *testing.T) {
 		t.Errorf("it was asked about %d times", n)
 	}
 	// Another process has to deny it for itself.
+	w.jm.Behave("", flinktest.Refuse)
+	w.wantBeat("a beat that says refused", func(b evidence.Beat) bool { return b.Reach == job.Refused })
 	w.jm.Restart()
+	w.jm.Behave("", flinktest.Fine)
 	w.wantReport(id, "the denial of the new process", func(r evidence.Report) bool {
 		return r.Known == job.No && r.Denier == w.jm.Incarnation()
 	})

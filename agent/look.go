@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,7 +46,8 @@ func (a *Agent) look(ctx context.Context) view.Look {
 	l.Jobs, l.Reach = a.list(inner)
 	q := a.view.Ask(a.since(), l.Reach, l.Jobs)
 	l.Asked = a.askEach(inner, began.Add(askUntil), q.Status)
-	if q.Process && (l.Reach == job.Fine || len(l.Asked) > 0) {
+	denied := slices.ContainsFunc(l.Asked, func(one view.Asked) bool { return one.Known == job.No })
+	if (q.Process || denied) && (l.Reach == job.Fine || len(l.Asked) > 0) {
 		l.Process = a.askProcess(inner)
 	}
 	for _, asked := range l.Asked {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -183,7 +184,7 @@ func (p *post) retire(id string) {
 }
 
 // yield leaves the key of a job alone, because a newer Holdfast wrote it.
-func (p *post) yield(id string) (first bool) {
+func (p *post) yield(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.letters[id]
@@ -191,9 +192,12 @@ func (p *post) yield(id string) (first bool) {
 		l = &letter{id: id}
 		p.letters[id] = l
 	}
-	first = !l.foreign
-	l.foreign = true
-	return first
+	l.foreign, l.queued = true, false
+	p.queue = slices.DeleteFunc(p.queue, func(other *letter) bool { return other == l })
+	if l.owed {
+		l.owed = false
+		p.owed--
+	}
 }
 
 // inStep notes that what differed from etcd is queued, if nothing has been doubted since doubts were counted.

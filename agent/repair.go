@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/agent/view"
 	"github.com/holdfast-dev/holdfast/etcd"
+	"github.com/holdfast-dev/holdfast/evidence"
 	"github.com/holdfast-dev/holdfast/record"
 )
 
@@ -81,7 +83,7 @@ func (a *Agent) repair(r reading) {
 			a.post.retire(id)
 		}
 	}
-	for _, id := range found.unknown {
+	for _, id := range slices.Concat(found.unknown, found.newer) {
 		if report, ok := a.readable(id, stored[id]); ok {
 			a.view.Adopt(report)
 		}
@@ -95,6 +97,7 @@ func (a *Agent) repair(r reading) {
 type findings struct {
 	different int
 	unknown   []string // job ids that only etcd knows
+	newer     []string // job ids of reports that a newer Holdfast has written
 	retired   []string // job ids of reports that were taken away, as is done when a job is long over
 }
 
@@ -126,7 +129,8 @@ func (p *post) compare(r reading, stored map[string]etcd.Pair) (found findings) 
 			l.revision = pair.ModRevision
 		case !there && same && view.Retirable(l.report):
 			found.retired = append(found.retired, id)
-		case there && p.yields(l, pair):
+		case there && isNewer(p.agent, id, pair):
+			found.newer = append(found.newer, id)
 		default:
 			found.different++
 			p.enqueue(l, now, true)
@@ -157,23 +161,16 @@ func (p *post) holds(stored map[string]etcd.Pair) bool {
 	return false
 }
 
-// yields says whether a newer Holdfast has written the key of a letter. The caller holds mu.
-func (p *post) yields(l *letter, pair etcd.Pair) bool {
-	_, err := record.DecodeReport(p.agent, l.id, pair.Value)
-	if errors.Is(err, record.ErrNewer) {
-		l.foreign = true
-		p.log.Error("a newer Holdfast wrote this report, so this agent does not write it any more: upgrade the agent, or delete the key",
-			"key", pair.Key, "err", err)
-	}
-	return l.foreign
+// isNewer says whether a newer Holdfast has written a report.
+func isNewer(agent evidence.Agent, id string, pair etcd.Pair) bool {
+	_, err := record.DecodeReport(agent, id, pair.Value)
+	return errors.Is(err, record.ErrNewer)
 }
 
 // resume goes on with a letter whose key was left to a newer Holdfast, once there is nothing newer. The caller holds mu.
 func (p *post) resume(l *letter, pair etcd.Pair, there bool, now time.Duration) {
-	if there {
-		if _, err := record.DecodeReport(p.agent, l.id, pair.Value); errors.Is(err, record.ErrNewer) {
-			return
-		}
+	if there && isNewer(p.agent, l.id, pair) {
+		return
 	}
 	l.foreign = false
 	if l.report == nil {
