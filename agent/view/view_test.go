@@ -227,7 +227,13 @@ func TestUnreachable(t *testing.T) {
 		c = e.v.See(Look{Now: e.now, At: at(e.now), Reach: job.Fine, Asked: []Asked{{ID: "a", Known: job.No}}})
 		e.wantNothing(c)
 	}
-	l := list(running())
+	// Nor does it put its name to what the one before said.
+	e.now += time.Second
+	c = e.v.See(Look{Now: e.now, At: at(e.now), Reach: job.Fine, Jobs: []Job{one(job.Running, start2)}})
+	if r := e.wantOne(c); r.Incarnation != "" {
+		t.Errorf("given by nobody known, and reported of %q", r.Incarnation)
+	}
+	l := list(one(job.Running, start2))
 	l.Process = &Process{Incarnation: "two"}
 	c = e.see(l)
 	if r := e.wantOne(c); r.Incarnation != "two" || c.Beat.Incarnation != "two" {
