@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/holdfast-dev/holdfast/evidence"
 	"github.com/holdfast-dev/holdfast/flink/flinktest"
 	"github.com/holdfast-dev/holdfast/job"
@@ -294,6 +296,16 @@ func TestRepair(t *testing.T) {
 	if n := r.Transitions[len(r.Transitions)-1].Number; n != 3 {
 		t.Errorf("the new attempt's transition has number %d, want 3", n)
 	}
+
+	// Where everything is gone nobody has retired anything.
+	w.jm.SetState(changed, job.Finished)
+	w.wantState(changed, job.Finished)
+	w.looks(10)
+	if _, err := w.client.Delete(t.Context(), record.AgentPrefix(testSite, w.who), clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+	w.wantState(changed, job.Finished)
+	w.wantState(deleted, job.Running)
 }
 
 // A name is whatever its user made of it. It stays bounded, and steers nobody's terminal.

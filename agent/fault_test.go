@@ -276,6 +276,17 @@ func TestBeatComesLast(t *testing.T) {
 	if _, there := w.report(id); !there {
 		t.Error("the beat is back before the report")
 	}
+
+	c.shut.Store(true)
+	w.jm.SetState(id, job.Restarting)
+	w.looks(2)
+	if _, err := w.client.Revoke(t.Context(), a.lease.ID()); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the agent to miss its lease", func() bool { return w.log.count("beat is lost") > 1 })
+	noBeat("after a loss, with a report waiting")
+	c.shut.Store(false)
+	w.wantBeat("a beat", anyBeat)
 }
 
 // A write whose outcome is not known is written again, the same, whether it had arrived or not.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-dev/holdfast/agent/view"
 	"github.com/holdfast-dev/holdfast/etcd"
@@ -76,6 +77,7 @@ func (s *shelf) written() []etcd.Pair {
 // scripted is a JobManager in memory whose jobs are a function of the time.
 type scripted struct {
 	jobs  func() ([]flink.Job, error)
+	named string // the incarnation
 	looks int
 }
 
@@ -97,7 +99,7 @@ func (s *scripted) Config(context.Context) (flink.Config, error) {
 	return flink.Config{Version: "1.20.1"}, nil
 }
 func (s *scripted) JobManager(context.Context) (flink.JobManager, error) {
-	return flink.JobManager{Incarnation: "one", HighAvailability: job.No}, nil
+	return flink.JobManager{Incarnation: cmp.Or(s.named, "one"), HighAvailability: job.No}, nil
 }
 
 var someone = evidence.Agent{Namespace: "team", Cluster: "orders", PodUID: "uid-1"}
@@ -245,6 +247,27 @@ func TestNewestWins(t *testing.T) {
 	})
 }
 
+// Whoever denies a job has to say who it is: the process may have been replaced between two looks.
+func TestDenierIsAskedWhoItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		born := time.Now()
+		jm := &scripted{}
+		jm.jobs = func() ([]flink.Job, error) {
+			if time.Since(born) > 5*time.Second {
+				jm.named = "two"
+				return nil, nil
+			}
+			return []flink.Job{{ID: jobID(1), State: job.Running, StartTime: "2026-01-01T00:00:00.000Z"}}, nil
+		}
+		s := newShelf()
+		runFor(inMemory(jm, s), 20*time.Second)
+		reports := reportsOf(t, s.written(), jobID(1))
+		if last := reports[len(reports)-1]; last.Known != job.No || last.Denier != "two" || last.Incarnation != "one" {
+			t.Errorf("denied: %+v", last)
+		}
+	})
+}
+
 // What changes while it is being written is written again.
 func TestNewerContentDuringAWrite(t *testing.T) {
 	a := inMemory(&scripted{}, newShelf())
@@ -296,7 +319,7 @@ func TestReadsBeforeItWrites(t *testing.T) {
 			{Number: 7, State: job.Running, StartTime: "2026-01-01T00:00:00.000Z"},
 			{Number: 8, State: job.Restarting, StartTime: "2026-01-01T00:00:00.000Z", At: reports[0].Transitions[1].At, Via: job.ViaREST},
 		}
-		if diff := cmp.Diff(want, reports[0].Transitions); diff != "" || len(reports) != 1 {
+		if diff := gocmp.Diff(want, reports[0].Transitions); diff != "" || len(reports) != 1 {
 			t.Errorf("%d reports, the first with: %s", len(reports), diff)
 		}
 	})
