@@ -158,6 +158,8 @@ type Books struct {
 	// Weighed is the store's revision up to which the agents' records had been weighed when this was written. A silent agent's
 	// record that is not newer has had its say.
 	Weighed int64
+	// OverAt is when the verdict became over by the settler's wall clock, in milliseconds since 1970; 0 before. Only retention reads it.
+	OverAt int64
 }
 
 // Mark says up to which number the transitions of one witness have been taken over.

@@ -29,6 +29,7 @@ type verdict struct {
 	Recent    []job.State     `json:"recent,omitempty"`
 	Fold      *transition     `json:"fold,omitempty"`
 	Weighed   int64           `json:"weighed,omitempty"`
+	OverAt    int64           `json:"overAt,omitempty"`
 }
 
 type mark struct {
@@ -62,7 +63,7 @@ func EncodeAccount(a job.Account) []byte {
 		V: Version, Name: v.Name, Pipeline: v.Pipeline, State: v.State, Possible: v.Possible.List(), Over: v.Over,
 		Certainty: v.Certainty, Reason: v.Reason, Cause: v.Cause, Since: v.Since, LastSeen: v.LastSeen,
 		Attempt: v.Attempt, Tasks: v.Tasks, Via: v.Via, Evidence: v.Evidence,
-		Sequence: b.Sequence, Past: b.Past, Recent: b.Recent, Weighed: b.Weighed,
+		Sequence: b.Sequence, Past: b.Past, Recent: b.Recent, Weighed: b.Weighed, OverAt: b.OverAt,
 	}
 	for _, m := range b.Marks {
 		out.Marks = append(out.Marks, mark(m))
@@ -90,7 +91,7 @@ func DecodeAccount(key job.Key, data []byte) (job.Account, error) {
 			Over: in.Over, Certainty: in.Certainty, Reason: in.Reason, Cause: clip(in.Cause), Since: in.Since,
 			LastSeen: in.LastSeen, Attempt: in.Attempt, Tasks: in.Tasks, Via: in.Via, Evidence: in.Evidence,
 		},
-		Books: job.Books{Sequence: in.Sequence, Past: newest(in.Past, job.PastLimit), Recent: newest(in.Recent, job.RecentLimit), Weighed: in.Weighed},
+		Books: job.Books{Sequence: in.Sequence, Past: newest(in.Past, job.PastLimit), Recent: newest(in.Recent, job.RecentLimit), Weighed: in.Weighed, OverAt: in.OverAt},
 	}
 	for _, m := range newest(in.Marks, job.MarkLimit) {
 		out.Books.Marks = append(out.Books.Marks, job.Mark(m))

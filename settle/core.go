@@ -1,0 +1,488 @@
+package settle
+
+import (
+	"slices"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/evidence"
+	"github.com/holdfast-dev/holdfast/job"
+)
+
+// Core is the settler of one site. It is not safe for concurrent use.
+type Core struct {
+	cfg Config
+
+	jobs      map[job.Key]*entry
+	witnesses map[evidence.Agent]*witness
+	clusters  map[job.ClusterKey]*cluster
+	due       schedule
+	health    health
+
+	now     time.Duration
+	wall    int64
+	effects []Effect
+	// start and wallStart are the two clocks at the first event.
+	start     time.Duration
+	wallStart int64
+	started   bool
+	// weighed is the revision up to which the agents' records have come in.
+	weighed int64
+}
+
+// entry is what the core knows of one job.
+type entry struct {
+	key     job.Key
+	cluster *cluster
+	sights  []sight
+
+	// account is the verdict that counts: the stored one. Its zero value has attempt number 0.
+	account  job.Account
+	revision int64
+	told     uint32
+	// rewound is by how many history entries the store fell back behind account.
+	rewound int64
+	// proven is when the verdict last had a live witness, for a job without sights.
+	proven time.Duration
+	// overSeen is when the core first saw the verdict stored as over.
+	overSeen time.Duration
+
+	writing   bool
+	sealed    bool // what lies in the store cannot be read
+	forgotten bool // retired; only reports remain, which had their say
+
+	wake  time.Duration
+	place int // in the schedule, -1 outside
+}
+
+// sight is one witness's report of one job.
+type sight struct {
+	by       *witness
+	report   *evidence.Report
+	revision int64
+	told     uint32
+	// proven is when the sight was last live; while it is live, that is now.
+	proven time.Duration
+	// denied is when the witness was first heard to deny the job, on the watched clock; 0 if it does not.
+	denied     time.Duration
+	unreadable bool
+}
+
+// witness is what the core knows of one agent.
+type witness struct {
+	agent    evidence.Agent
+	beat     evidence.Beat
+	told     uint32
+	beating  bool
+	goodbye  bool
+	unread   bool // the beat is there and cannot be read
+	lost     bool // fell silent without a goodbye, not long ago
+	lostAt   time.Duration
+	shaken   bool // lost within a lease time of a gap or a change of leader in etcd
+	reported int  // number of reports
+}
+
+// cluster is the jobs of one Flink cluster.
+type cluster struct {
+	jobs []*entry
+}
+
+// New makes a core that knows nothing yet.
+func New(cfg Config) (*Core, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Core{
+		cfg:       cfg,
+		jobs:      map[job.Key]*entry{},
+		witnesses: map[evidence.Agent]*witness{},
+		clusters:  map[job.ClusterKey]*cluster{},
+	}
+	c.health.begin()
+	return c, nil
+}
+
+// Step takes one event and gives what is to be done about it. The slice is the core's own, and good until the next Step.
+func (c *Core) Step(event Event) []Effect {
+	c.effects = c.effects[:0]
+	c.now, c.wall = max(c.now, event.At), event.Wall
+	if !c.started {
+		c.started, c.start, c.wallStart = true, c.now, c.wall
+	}
+	switch in := event.Input.(type) {
+	case Tick:
+		c.tick()
+	case Listing:
+		c.listing(in)
+	case Synced:
+		c.synced(in)
+	case Progress:
+		c.progress(in)
+	case Lost:
+		c.health.lose(in.Source, in.Why, c.now)
+		c.tellCondition()
+	case Beat:
+		c.beat(in.Beat)
+	case Silent:
+		c.silent(in.Agent)
+	case UnreadableBeat:
+		c.unreadableBeat(in.Agent)
+	case Reported:
+		c.reported(in)
+	case Unreported:
+		c.unreported(in.Agent, in.JobID)
+	case UnreadableReport:
+		c.unreadableReport(in.Agent, in.JobID)
+	case Stored:
+		c.stored(in)
+	case Erased:
+		c.erased(in.Key)
+	case UnreadableVerdict:
+		c.unreadableVerdict(in.Key)
+	case NotWritten:
+		c.notWritten(in.Key)
+	}
+	return c.effects
+}
+
+// tick lets time pass: for the observer itself first (S10), then for every job whose hour has come.
+func (c *Core) tick() {
+	c.health.tick(c.now, c.cfg)
+	c.excuseOld()
+	c.judgeSilence()
+	for {
+		e := c.due.next(c.now)
+		if e == nil {
+			break
+		}
+		c.settle(e)
+	}
+	c.tellCondition()
+}
+
+// listing begins a new round of the source: everything told before is in doubt until it is told again.
+func (c *Core) listing(in Listing) {
+	if in.Source == Agents && in.Epoch != c.health.sources[Agents].epoch {
+		c.weighed = 0 // another store counts its revisions anew
+	}
+	c.health.list(in.Source, in.Epoch)
+	if in.Source == Agents && c.health.sources[Agents].rounds > 1 {
+		c.shake("a gap in the watch of the agents' records")
+	}
+}
+
+// synced ends the round: what was not told again is gone.
+func (c *Core) synced(in Synced) {
+	c.health.sync(in.Source, c.now)
+	round := c.health.sources[in.Source].rounds
+	switch in.Source {
+	case Agents:
+		c.weighed = max(c.weighed, in.Revision)
+		for _, w := range c.witnesses {
+			if w.told != round {
+				c.silent(w.agent)
+			}
+		}
+		for _, e := range c.jobs {
+			for i := len(e.sights) - 1; i >= 0; i-- {
+				if e.sights[i].told != round {
+					c.drop(e, i)
+				}
+			}
+		}
+	case Verdicts:
+		for _, e := range c.jobs {
+			if e.told != round {
+				c.erased(e.key)
+			}
+		}
+	}
+	for _, e := range c.jobs {
+		c.settle(e)
+	}
+	c.judgeSilence()
+	c.tellCondition()
+}
+
+func (c *Core) progress(in Progress) {
+	if in.Source == Agents {
+		c.weighed = max(c.weighed, in.Revision)
+	}
+	if c.health.progress(in.Source, in.Term, c.now) {
+		c.shake("etcd changed its leader")
+	}
+}
+
+// beat takes an agent's sign of life.
+func (c *Core) beat(b evidence.Beat) {
+	w := c.witness(b.Agent)
+	w.told = c.health.sources[Agents].rounds
+	if w.beating && !w.unread && w.beat == b {
+		return
+	}
+	was := *w
+	w.beat, w.unread = b, false
+	w.beating, w.goodbye = !b.Goodbye, b.Goodbye
+	switch {
+	case w.beating && !was.beating:
+		c.hear(w)
+	case !w.beating && was.beating:
+		c.miss(w, false)
+	}
+	c.reassess(w, was, c.now)
+	c.judgeSilence()
+}
+
+// silent takes the loss of a beat. A lease that ran out was kept for the last time one lease time ago; a goodbye comes as it is said.
+func (c *Core) silent(agent evidence.Agent) {
+	w := c.witnesses[agent]
+	if w == nil {
+		return
+	}
+	w.told = c.health.sources[Agents].rounds
+	if !w.beating {
+		c.release(w)
+		return
+	}
+	was := *w
+	w.beating, w.unread = false, false
+	c.miss(w, true)
+	c.reassess(w, was, c.now-c.cfg.Lease)
+	c.judgeSilence()
+	c.release(w)
+}
+
+func (c *Core) unreadableBeat(agent evidence.Agent) {
+	w := c.witness(agent)
+	w.told = c.health.sources[Agents].rounds
+	was := *w
+	w.unread = true
+	c.reassess(w, was, c.now)
+}
+
+// reassess settles anew the jobs that a witness speaks of, after its beat changed from was.
+func (c *Core) reassess(w *witness, was witness, lastProof time.Duration) {
+	group := c.clusters[w.agent.ClusterKey()]
+	if group == nil {
+		return
+	}
+	for _, e := range group.jobs {
+		i := e.sightBy(w)
+		if i < 0 {
+			continue
+		}
+		s := &e.sights[i]
+		before := *s
+		before.by = &was
+		s.turn(before.live(), lastProof)
+		c.noteDenial(s)
+		c.settle(e)
+	}
+}
+
+// reported takes what an agent says of a job.
+func (c *Core) reported(in Reported) {
+	c.weighed = max(c.weighed, in.Revision)
+	r := in.Report
+	w := c.witness(r.Agent)
+	e := c.entry(r.Key())
+	i := e.sightBy(w)
+	if i < 0 {
+		e.sights = append(e.sights, sight{by: w, proven: c.now})
+		i = len(e.sights) - 1
+		w.reported++
+	}
+	s := &e.sights[i]
+	s.told = c.health.sources[Agents].rounds
+	if old := s.report; old != nil && old.Session == r.Session && old.Sequence > r.Sequence {
+		return // S7: a write whose outcome was unknown came late
+	}
+	was := s.live()
+	s.report, s.revision, s.unreadable = r, in.Revision, false
+	s.turn(was, c.now)
+	c.noteDenial(s)
+	c.settle(e)
+}
+
+func (c *Core) unreported(agent evidence.Agent, jobID string) {
+	w, e := c.witnesses[agent], c.jobs[job.Key{Namespace: agent.Namespace, Cluster: agent.Cluster, ID: jobID}]
+	if w == nil || e == nil {
+		return
+	}
+	if i := e.sightBy(w); i >= 0 {
+		c.drop(e, i)
+		c.settle(e)
+		c.retire(e)
+	}
+	c.release(w)
+}
+
+func (c *Core) unreadableReport(agent evidence.Agent, jobID string) {
+	w, e := c.witnesses[agent], c.jobs[job.Key{Namespace: agent.Namespace, Cluster: agent.Cluster, ID: jobID}]
+	if w == nil || e == nil {
+		return // nothing is known that could be held
+	}
+	if i := e.sightBy(w); i >= 0 {
+		s := &e.sights[i]
+		s.told = c.health.sources[Agents].rounds
+		was := s.live()
+		s.unreadable = true
+		s.turn(was, c.now)
+		c.settle(e)
+	}
+}
+
+// stored makes a verdict count.
+func (c *Core) stored(in Stored) {
+	e := c.entry(in.Account.Key)
+	e.told = c.health.sources[Verdicts].rounds
+	e.sealed = false
+	if e.revision == in.Revision {
+		return
+	}
+	e.writing = false
+	e.revision = in.Revision
+	if behind := e.account.Books.Sequence - in.Account.Books.Sequence; behind > 0 {
+		// The store was set back. What was known here was true before, and is said again.
+		e.rewound = behind
+	} else {
+		e.account, e.rewound = in.Account, 0
+	}
+	if e.account.Verdict.Over == job.Yes && e.overSeen == 0 {
+		e.overSeen = c.now
+	} else if e.account.Verdict.Over != job.Yes {
+		e.overSeen = 0
+	}
+	c.settle(e)
+}
+
+// erased takes the disappearance of a verdict. If it was retired, that was the purpose; if not, it is written again.
+func (c *Core) erased(key job.Key) {
+	e := c.jobs[key]
+	if e == nil || e.revision == 0 && !e.sealed {
+		return
+	}
+	e.revision, e.sealed, e.writing = 0, false, false
+	if c.retirable(e) {
+		e.forgotten = true
+		c.retire(e)
+		return
+	}
+	c.settle(e)
+}
+
+func (c *Core) unreadableVerdict(key job.Key) {
+	e := c.entry(key)
+	e.told = c.health.sources[Verdicts].rounds
+	e.sealed, e.writing = true, false
+}
+
+func (c *Core) notWritten(key job.Key) {
+	if e := c.jobs[key]; e != nil {
+		e.writing = false
+		c.due.set(e, c.now) // with the next Tick, not before
+	}
+}
+
+func (c *Core) witness(agent evidence.Agent) *witness {
+	w := c.witnesses[agent]
+	if w == nil {
+		w = &witness{agent: agent, beat: evidence.Beat{Agent: agent}, told: c.health.sources[Agents].rounds}
+		c.witnesses[agent] = w
+	}
+	return w
+}
+
+func (c *Core) entry(key job.Key) *entry {
+	e := c.jobs[key]
+	if e == nil {
+		group := c.clusters[key.ClusterKey()]
+		if group == nil {
+			group = &cluster{}
+			c.clusters[key.ClusterKey()] = group
+		}
+		e = &entry{key: key, cluster: group, place: -1, proven: c.now}
+		e.account.Key = key
+		e.told = c.health.sources[Verdicts].rounds
+		group.jobs = append(group.jobs, e)
+		c.jobs[key] = e
+	}
+	return e
+}
+
+// drop takes the i-th sight from a job. What it proved, it has proved.
+func (c *Core) drop(e *entry, i int) {
+	s := e.sights[i]
+	e.proven = max(e.proven, s.provenAt(c.now))
+	s.by.reported--
+	e.sights = slices.Delete(e.sights, i, i+1)
+}
+
+// release lets go of a witness that is silent and has left no report.
+func (c *Core) release(w *witness) {
+	if !w.beating && w.reported == 0 && !w.lost {
+		delete(c.witnesses, w.agent)
+	}
+}
+
+// retire lets go of a job of which nothing is left, in the store or in reports.
+func (c *Core) retire(e *entry) {
+	if e.revision != 0 || e.sealed || len(e.sights) > 0 || e.account.Verdict.Attempt.Number != 0 && !e.forgotten {
+		return
+	}
+	c.due.remove(e)
+	delete(c.jobs, e.key)
+	e.cluster.jobs = slices.DeleteFunc(e.cluster.jobs, func(other *entry) bool { return other == e })
+	if len(e.cluster.jobs) == 0 {
+		delete(c.clusters, e.key.ClusterKey())
+	}
+}
+
+func (e *entry) sightBy(w *witness) int {
+	for i := range e.sights {
+		if e.sights[i].by == w {
+			return i
+		}
+	}
+	return -1
+}
+
+// live says whether the sight is that of a live witness (S5): its agent beats in the session that reported, can ask the
+// JobManager, was answered about this job, and the answer was not that there is none.
+func (s *sight) live() bool {
+	return s.speaks() && s.report.Known != job.No && s.report.Reach == job.Fine
+}
+
+// denies says whether a live witness says that its JobManager does not know the job (S6).
+func (s *sight) denies() bool {
+	return s.speaks() && s.report.Known == job.No && s.report.Denier != "" && s.report.Denier == s.by.beat.Incarnation
+}
+
+func (s *sight) speaks() bool {
+	w := s.by
+	return s.report != nil && !s.unreadable && w.beating && !w.unread &&
+		w.beat.Session == s.report.Session && w.beat.Reach == job.Fine
+}
+
+// turn notes when the sight was last live, if the event that just came in ended that.
+func (s *sight) turn(wasLive bool, lastProof time.Duration) {
+	if wasLive && !s.live() {
+		s.proven = max(s.proven, lastProof)
+	}
+}
+
+func (s *sight) provenAt(now time.Duration) time.Duration {
+	if s.live() {
+		return now
+	}
+	return s.proven
+}
+
+// noteDenial starts or stops the clock of a denial, which is the watched one: it stands while the observer is sick (S10).
+func (c *Core) noteDenial(s *sight) {
+	switch denies := s.denies(); {
+	case denies && s.denied == 0:
+		s.denied = c.health.watched + 1 // 0 means none
+	case !denies:
+		s.denied = 0
+	}
+}

@@ -1,0 +1,143 @@
+package settle
+
+import (
+	"time"
+
+	"github.com/holdfast-dev/holdfast/evidence"
+	"github.com/holdfast-dev/holdfast/job"
+)
+
+// differs says whether the judgement is another than the verdict that counts. When a witness was last heard, and what the pieces of
+// evidence are in detail, makes no difference by itself: an idle fleet costs etcd nothing but keepalives.
+func (j *judgement) differs() bool {
+	if j.anew || len(j.entries) > 0 {
+		return true
+	}
+	was, is := &j.entry.account.Verdict, &j.account.Verdict
+	return was.Name != is.Name || was.Pipeline != is.Pipeline || was.Cause != is.Cause || was.Tasks != is.Tasks ||
+		was.Since != is.Since
+}
+
+// propose asks for the judgement to be written.
+func (c *Core) propose(j *judgement) {
+	e := j.entry
+	j.own()
+	v, b := &j.account.Verdict, &j.account.Books
+	if j.anew && (len(j.entries) == 0 || j.entries[len(j.entries)-1].Kind == job.Gap) {
+		j.enter(job.StampOf(c.wall), false)
+	}
+	// Whoever saw the same has nothing more to say.
+	for i := range e.sights {
+		if s := &e.sights[i]; s.report != nil && s.report.StartTime == v.Attempt.StartTime && s.report.State == v.State {
+			if number, known := j.mark(s); !known || len(s.report.Transitions) > 0 && number < s.report.Transitions[len(s.report.Transitions)-1].Number {
+				j.setMark(s)
+			}
+		}
+	}
+	b.Weighed = c.weighed
+	if v.Over != job.Yes {
+		b.OverAt = 0
+	} else if b.OverAt == 0 {
+		b.OverAt = c.wall
+	}
+	v.Evidence = statements(e.sights)
+	e.writing = true
+	c.due.remove(e)
+	c.effects = append(c.effects, Write{Account: j.account, Entries: j.entries, IfRevision: e.revision})
+}
+
+// statements is the evidence as people read it.
+func statements(sights []sight) []job.Statement {
+	const most = 8
+	list := make([]job.Statement, 0, min(len(sights), most))
+	for i := range sights {
+		s := &sights[i]
+		if s.report == nil || len(list) == most {
+			continue
+		}
+		list = append(list, job.Statement{Source: "agent", Subject: "pod/" + podName(s.report), Says: s.says(), At: s.report.LastAnswer})
+	}
+	return list
+}
+
+func podName(r *evidence.Report) string {
+	if r.Pod != "" {
+		return r.Pod
+	}
+	return r.Agent.PodUID
+}
+
+func (s *sight) says() string {
+	state := s.report.State.String()
+	switch {
+	case s.live():
+		return state
+	case s.report.State.Terminal():
+		return state
+	case s.reason() == job.JobManagerUnreachable:
+		return "JobManager: " + s.by.beat.Reach.String() + "; " + state + " before"
+	case s.reason() == job.JobUnanswered:
+		return "about the job: " + s.report.Reach.String() + "; " + state + " before"
+	case s.reason() == job.JobMissing:
+		return "JobManager does not know the job; " + state + " before"
+	case s.reason() == job.AgentLeft:
+		return "goodbye; " + state + " before"
+	default:
+		return "silent; " + state + " before"
+	}
+}
+
+// retirable says whether a job has been over for so long that it may be forgotten, and no live agent speaks of it. The time
+// is that of the wall clock, so that it goes on over restarts; a wall clock that does not agree with the monotonic one is not believed.
+func (c *Core) retirable(e *entry) bool {
+	b := &e.account.Books
+	if e.account.Verdict.Over != job.Yes || b.OverAt == 0 || e.overSeen == 0 {
+		return false
+	}
+	drift := (c.wall - c.wallStart) - (c.now - c.start).Milliseconds()
+	if drift > time.Minute.Milliseconds() || drift < -time.Minute.Milliseconds() {
+		return false
+	}
+	if c.now-e.overSeen < c.cfg.Grace || c.wall-b.OverAt < c.cfg.Retain.Milliseconds() {
+		return false
+	}
+	for i := range e.sights {
+		if s := &e.sights[i]; s.by.beating && (s.report == nil || s.report.Known != job.No) {
+			return false
+		}
+	}
+	return c.health.judges(c.now, c.cfg)
+}
+
+// forget asks for the removal of a job.
+func (c *Core) forget(e *entry) {
+	reports := make([]evidence.Agent, 0, len(e.sights))
+	for i := range e.sights {
+		reports = append(reports, e.sights[i].by.agent)
+	}
+	e.writing = true
+	c.effects = append(c.effects, Forget{Key: e.key, Reports: reports, IfRevision: e.revision})
+}
+
+// retired says whether a job was forgotten and only reports remain that had their say. It returns with a new attempt.
+func (c *Core) retired(e *entry) bool {
+	if !e.forgotten {
+		return false
+	}
+	b := &e.account.Books
+	for i := range e.sights {
+		s := &e.sights[i]
+		if s.report == nil || s.report.StartTime == e.account.Verdict.Attempt.StartTime {
+			continue
+		}
+		seen := false
+		for _, past := range b.Past {
+			seen = seen || past == s.report.StartTime
+		}
+		if !seen {
+			e.forgotten = false
+			return false
+		}
+	}
+	return true
+}
