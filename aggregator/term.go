@@ -24,24 +24,27 @@ type settler struct {
 	client  *clientv3.Client
 	log     *slog.Logger
 	metrics *metrics
-	// epochs is told when the store turns out to be another one, or an older one.
-	epochs func(ctx context.Context, term etcd.Term)
-
 	// core is kept from reign to reign, as long as nobody else reigned in between: if etcd lost its data, this memory is all there is.
-	core  *settle.Core
-	begin time.Time
+	core *settle.Core
+	// outdated says that somebody else reigned, and knows better.
+	outdated atomic.Bool
+	begin    time.Time
 	// writing are the jobs with a write under way, and whether etcd has carried it out.
 	writing map[job.Key]bool
 
 	reigning atomic.Bool
 	ticked   atomic.Int64 // when the core last took a Tick, in nanoseconds since begin
-	sources  [2]sourceAge
+	sources  [2]sourceState
 }
 
-// sourceAge is when a source was last heard, for the leader's own proof of life.
-type sourceAge struct {
+// sourceState is how far a source was followed.
+type sourceState struct {
 	heard atomic.Int64 // nanoseconds since begin
 	sick  atomic.Pointer[string]
+	// last is the newest position of the last reign, and epochs counts the stores over all reigns: two follows of one source do
+	// not know of each other whether etcd was set back in between.
+	last   etcd.Update
+	epochs int64
 }
 
 // inboxSize bounds the batches of events that wait for the core. A full inbox makes etcd wait.
@@ -51,16 +54,10 @@ func newSettler(site string, cfg settle.Config, client *clientv3.Client, log *sl
 	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]bool{}}
 }
 
-// forget drops the core's memory, because somebody else reigned and knows better.
-func (s *settler) forget() {
-	if !s.reigning.Load() {
-		s.core, s.writing = nil, map[job.Key]bool{}
-	}
-}
-
 // reign settles until ctx ends.
 func (s *settler) reign(ctx context.Context, term etcd.Term) error {
-	if s.core == nil {
+	if s.outdated.Swap(false) || s.core == nil {
+		s.writing = map[job.Key]bool{}
 		core, err := settle.New(s.cfg)
 		if err != nil {
 			return err
@@ -88,7 +85,7 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	var all sync.WaitGroup
 	all.Go(func() { w.run(ctx) })
 	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
-		all.Go(func() { s.follow(ctx, source, term, inbox) })
+		all.Go(func() { s.follow(ctx, source, inbox) })
 	}
 	s.loop(ctx, inbox, outcomes, w)
 	all.Wait()
@@ -162,25 +159,30 @@ func (s *settler) step(input settle.Input, w *writer) {
 }
 
 // follow brings one source in.
-func (s *settler) follow(ctx context.Context, source settle.Source, term etcd.Term, inbox chan<- []settle.Input) {
+func (s *settler) follow(ctx context.Context, source settle.Source, inbox chan<- []settle.Input) {
 	in := &intake{site: s.site, source: source, log: s.log, metrics: s.metrics}
-	epoch := int64(1)
-	_ = etcd.Follow(ctx, s.client, etcd.FollowOptions{Prefix: in.prefix(), Silence: s.cfg.Silence}, func(u etcd.Update) {
+	state := &s.sources[source]
+	var base int64
+	o := etcd.FollowOptions{Prefix: in.prefix(), Progress: s.cfg.Silence / 3, Silence: s.cfg.Silence}
+	_ = etcd.Follow(ctx, s.client, o, func(u etcd.Update) {
 		if u.Kind == etcd.Lost {
 			why := u.Err.Error()
-			s.sources[source].sick.Store(&why)
+			state.sick.Store(&why)
 			s.log.Warn("a source is lost; nothing negative is concluded until it is back", "source", source.String(), "error", u.Err)
 		} else {
-			if s.sources[source].sick.Swap(nil) != nil {
+			if state.sick.Swap(nil) != nil {
 				s.log.Info("the source is back", "source", source.String(), "revision", u.Revision)
 			}
-			s.sources[source].heard.Store(s.since())
-		}
-		if u.Epoch > epoch {
-			epoch = u.Epoch
-			if source == settle.Verdicts && s.epochs != nil {
-				s.epochs(ctx, term)
+			state.heard.Store(s.since())
+			if base == 0 {
+				if u.ClusterID != state.last.ClusterID || u.Revision < state.last.Revision || u.Term < state.last.Term {
+					state.epochs++
+				}
+				base = state.epochs
 			}
+			state.last = etcd.Update{ClusterID: u.ClusterID, Revision: u.Revision, Term: u.Term}
+			u.Epoch += base - 1
+			state.epochs = u.Epoch
 		}
 		select {
 		case inbox <- in.events(u):
