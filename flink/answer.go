@@ -7,8 +7,12 @@ import (
 	"io"
 )
 
-// window bounds the bytes of one JSON value that is held at once: a job of an overview, a stack trace.
-const window = 1 << 20
+const (
+	// window bounds the bytes of one JSON value that is held at once: a job of an overview, a stack trace.
+	window = 1 << 20
+	// maxDepth bounds how deep a value may be that is skipped; the decoder remembers each level.
+	maxDepth = 200
+)
 
 // answer is a body that is read as a stream: it ends after limit bytes, and also when one value grows beyond the
 // window, so that neither the length of an answer nor that of a value decides how much memory it costs.
@@ -45,6 +49,9 @@ func (a *answer) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// broken says that the body ended with its connection, and not by what is in it.
+func (a *answer) broken() bool { return a.err != nil && !errors.Is(a.err, errTooLong) }
 
 func (a *answer) token() (json.Token, error) {
 	t, err := a.dec.Token()
@@ -119,7 +126,9 @@ func (a *answer) skip() error {
 		}
 		switch t {
 		case json.Delim('{'), json.Delim('['):
-			depth++
+			if depth++; depth > maxDepth {
+				return fmt.Errorf("a value that is nested more than %d deep", maxDepth)
+			}
 		case json.Delim('}'), json.Delim(']'):
 			depth--
 		}

@@ -119,6 +119,12 @@ func (c *Client) remember(at int, secure bool) {
 	c.at, c.secure = at, secure
 }
 
+func (c *Client) forgetTLS() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.secure = false
+}
+
 // question is one request. Its answer is streamed through read.
 type question struct {
 	method string
@@ -168,7 +174,7 @@ func (c *Client) askHost(ctx context.Context, at int, q question) error {
 
 func (c *Client) askOnce(ctx context.Context, at int, secure bool, q question) error {
 	u := &url.URL{Scheme: scheme(secure), Host: c.hosts[at], Path: c.prefix + q.path, RawQuery: q.query}
-	fail := func(reach job.Reach, err error) error {
+	fail := func(reach job.Reach, err error) *failure {
 		return &failure{reach: reach, question: q.method + " " + u.String(), err: err}
 	}
 	plain := (&http.Request{
@@ -182,38 +188,45 @@ func (c *Client) askOnce(ctx context.Context, at int, secure bool, q question) e
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if c.findTLS && secure {
-			// A JobManager that came back may have come back without TLS.
-			c.remember(at, false)
+			c.forgetTLS() // a JobManager that comes back may come back without
 		}
-		return c.unanswered(u.Host, err, fail)
+		return c.unanswered(err, fail)
 	}
 	defer resp.Body.Close()
 	if wantsTLS(resp) && !secure {
 		return fail(job.Malformed, fmt.Errorf("%w: use https", errWantsTLS))
 	}
 	c.remember(at, secure)
+	return c.take(resp, q, fail)
+}
+
+// take reads what came back.
+func (c *Client) take(resp *http.Response, q question, fail func(job.Reach, error) *failure) error {
 	a := newAnswer(resp.Body, q.limit)
 	switch code := resp.StatusCode; {
-	case code >= 200 && code < 300:
-		err = q.read(a)
-		if err == nil {
-			err = a.end()
-		}
-		if err == nil {
-			return nil
-		}
-		if a.err != nil && !errors.Is(a.err, errTooLong) {
-			return c.unanswered(u.Host, a.err, fail)
-		}
-		return fail(job.Malformed, fmt.Errorf("%w: %w; is this Flink's REST port?", errForeign, err))
+	case code < 200:
+		// The body of a 101 is the connection itself, which no deadline ends.
+		return fail(job.Malformed, fmt.Errorf("%w: status %d", errForeign, code))
 	case code >= 300 && code < 400:
 		return fail(job.Malformed, fmt.Errorf("%w: a redirect (%d), which Flink does not send here", errForeign, code))
+	case code >= 400:
+		return c.refusal(code, a, q, fail)
 	}
-	return c.refusal(resp.StatusCode, a, q, fail)
+	err := q.read(a)
+	if err == nil {
+		err = a.end()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case a.broken():
+		return c.unanswered(a.err, fail)
+	}
+	return fail(job.Malformed, fmt.Errorf("%w: %w; is this Flink's REST port?", errForeign, err))
 }
 
 // unanswered names a question whose connection gave no answer, or not all of it.
-func (c *Client) unanswered(host string, err error, fail func(job.Reach, error) error) error {
+func (c *Client) unanswered(err error, fail func(job.Reach, error) *failure) error {
 	var u *url.Error
 	if errors.As(err, &u) {
 		err = u.Err // its text repeats the question
@@ -227,20 +240,17 @@ func (c *Client) unanswered(host string, err error, fail func(job.Reach, error) 
 	case job.Malformed:
 		err = fmt.Errorf("%w; is this Flink's REST port, with or without TLS as configured?", err)
 	}
-	wrapped := fail(reach, err)
-	var f *failure
-	if errors.As(wrapped, &f) {
-		f.unreached = dialed(err)
-	}
-	return wrapped
+	f := fail(reach, err)
+	f.unreached = dialed(err)
+	return f
 }
 
 // refusal reads an error answer: {"errors":["…"]} (ErrorResponseBody.java).
-func (c *Client) refusal(code int, a *answer, q question, fail func(job.Reach, error) error) error {
+func (c *Client) refusal(code int, a *answer, q question, fail func(job.Reach, error) *failure) error {
 	texts, err := readErrors(a)
 	if err != nil {
-		if a.err != nil && !errors.Is(a.err, errTooLong) {
-			return c.unanswered(c.hosts[0], a.err, fail)
+		if a.broken() {
+			return c.unanswered(a.err, fail)
 		}
 		return fail(job.Erred, fmt.Errorf("%w: status %d without Flink's error body", errForeign, code))
 	}

@@ -33,11 +33,13 @@ type failure struct {
 	err       error
 }
 
+// Error is bounded: what it quotes may come from anybody.
 func (f *failure) Error() string {
+	text := clean(f.err.Error(), 1000)
 	if f.question == "" {
-		return f.err.Error()
+		return text
 	}
-	return f.question + ": " + f.err.Error()
+	return f.question + ": " + text
 }
 
 func (f *failure) Unwrap() error { return f.err }
@@ -48,8 +50,8 @@ func neverReached(err error) bool {
 }
 
 // ReachOf says how the question ended that returned err. nil and ErrNotFound are Fine, since Flink answered. NotAsked
-// is a question that its caller gave up or that could not be put (a malformed job id). Erred is also what
-// nothing else describes.
+// is a question that its caller gave up or that could not be put (a malformed job id). Refused is every connection that did
+// not come about, for whatever reason but time. Erred is also what nothing else describes.
 func ReachOf(err error) job.Reach {
 	if err == nil || errors.Is(err, ErrNotFound) {
 		return job.Fine
@@ -65,7 +67,7 @@ func ReachOf(err error) job.Reach {
 func classify(err error) job.Reach {
 	var (
 		timeout  net.Error
-		alert    tls.AlertError
+		op       *net.OpError
 		record   tls.RecordHeaderError
 		unproven *tls.CertificateVerificationError
 		unnamed  x509.HostnameError
@@ -78,7 +80,9 @@ func classify(err error) job.Reach {
 		return job.TimedOut
 	case dialed(err):
 		return job.Refused
-	case errors.As(err, &alert), errors.As(err, &record), errors.As(err, &unproven), errors.As(err, &unnamed),
+	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // an alert of TLS
+		return job.Malformed
+	case errors.As(err, &record), errors.As(err, &unproven), errors.As(err, &unnamed),
 		errors.Is(err, http.ErrSchemeMismatch), strayAnswer(err):
 		return job.Malformed
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
@@ -93,7 +97,9 @@ func classify(err error) job.Reach {
 func strayAnswer(err error) bool {
 	text := err.Error()
 	for _, part := range []string{"malformed HTTP", "malformed MIME", "malformed chunked", "invalid byte in chunk length",
-		"headers exceeded", "bad Content-Length", "unsupported transfer encoding", "too many 1xx"} {
+		"headers exceeded", "bad Content-Length", "unsupported transfer encoding", "too many 1xx",
+		"readLoopPeekFailLocked: %!w(<nil>)", // bytes came before the question was sent
+	} {
 		if strings.Contains(text, part) {
 			return true
 		}

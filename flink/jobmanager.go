@@ -106,15 +106,20 @@ func readJobManager(a *answer) (JobManager, error) {
 		jm            JobManager
 		ha, oldHA     string
 		hasHA, hasOld bool
-		pair          struct{ Key, Value string }
+		damaged       bool
+		pair          struct {
+			Key   string `json:"key"`
+			Value string `json:"value"`
+		}
 	)
 	const limit = 1024
 	err := a.array(func() error {
 		pair.Key, pair.Value = "", ""
 		err := a.decode(&pair)
 		var mistyped *json.UnmarshalTypeError
-		if errors.As(err, &mistyped) && mistyped.Field == "value" {
-			return nil // no key of ours has another value than a string
+		if errors.As(err, &mistyped) {
+			damaged = true // it may have been about high availability
+			return nil
 		}
 		if err != nil {
 			return err
@@ -148,7 +153,7 @@ func readJobManager(a *answer) (JobManager, error) {
 	case hasHA:
 	case hasOld:
 		ha = oldHA
-	case jm.Incarnation != "":
+	case jm.Incarnation != "" && !damaged:
 		ha = "NONE"
 	}
 	switch {

@@ -140,7 +140,7 @@ func (o *Overview) add(e overviewEntry, err error) {
 			o.Unnamed++
 			return
 		}
-		o.Skipped = append(o.Skipped, Skipped{ID: clean(e.ID, 64), Err: fmt.Errorf("entry %d: %w", o.entries()+1, err)})
+		o.Skipped = append(o.Skipped, Skipped{ID: clean(e.ID, 64), Err: fmt.Errorf("entry %d: %s", o.entries()+1, clean(err.Error(), 300))})
 		return
 	}
 	o.Jobs = append(o.Jobs, Job{

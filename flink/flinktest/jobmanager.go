@@ -111,18 +111,18 @@ func Start(address string) (*JobManager, error) {
 // Close ends the server, its connections and all that hangs. It may be called twice.
 func (jm *JobManager) Close() {
 	jm.mu.Lock()
-	defer jm.mu.Unlock()
 	select {
 	case <-jm.closed:
-		return
 	default:
+		close(jm.closed)
 	}
-	close(jm.closed)
 	jm.shut()
-	jm.served.Wait()
+	jm.mu.Unlock()
+	jm.served.Wait() // without mu, which accepting a connection takes
 }
 
-// open listens, on the port of the first time if there was one. The caller holds mu.
+// open listens, on the port of the first time if there was one. If somebody else has taken that port for more than
+// 200 ms, it stays closed. The caller holds mu.
 func (jm *JobManager) open() error {
 	if jm.server != nil {
 		return nil

@@ -3,6 +3,8 @@ package flinktest
 import (
 	"encoding/json"
 	"maps"
+	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -151,12 +153,15 @@ func (e *entry) exceptionsJSON(v version) []byte {
 func (jm *JobManager) ownConfig() reply {
 	jm.mu.Lock()
 	defer jm.mu.Unlock()
-	host, _, _ := strings.Cut(jm.address, ":")
+	host, port, err := net.SplitHostPort(jm.address)
+	if err != nil {
+		return failed(http.StatusInternalServerError, err.Error())
+	}
 	settings := map[string]string{
 		"web.tmpdir":             "/tmp/flink-web-" + jm.incarnation,
 		"jobmanager.rpc.address": host,
 		"jobmanager.rpc.port":    "6123",
-		"rest.port":              jm.address[strings.LastIndexByte(jm.address, ':')+1:],
+		"rest.port":              port,
 		"s3.secret-key":          "******",
 	}
 	maps.Copy(settings, jm.settings)
