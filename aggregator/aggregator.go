@@ -232,9 +232,8 @@ func (a *Aggregator) keepEpoch(ctx context.Context, term etcd.Term) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	for {
-		snapshot := a.board.Snapshot()
-		if a.replaced.Load() || snapshot.Epoch() == 0 && snapshot.Complete() {
-			err := renew(ctx, a.o.Etcd, a.o.Site, a.o.UID, term, snapshot.Epoch())
+		if a.replaced.Load() {
+			err := renew(ctx, a.o.Etcd, a.o.Site, a.o.UID, term, a.board.Snapshot().Identity().Epoch)
 			switch {
 			case err == nil:
 				a.replaced.Store(false)
