@@ -49,21 +49,21 @@ type JobList struct {
 
 // Transition is one entry of a job's history.
 type Transition struct {
-	Sequence  int64         `json:"sequence" doc:"Numbers the entries of a job, from 1."`
-	Kind      job.Kind      `json:"kind" doc:"A transition; a fold, which stands for a flap; or a gap: transitions that nobody recorded."`
-	Attempt   job.Attempt   `json:"attempt"`
-	State     job.State     `json:"state"`
-	Possible  []job.State   `json:"possible"`
-	Over      job.Answer    `json:"over"`
-	Certainty job.Certainty `json:"certainty"`
-	Reason    job.Reason    `json:"reason"`
-	Cause     string        `json:"cause,omitempty" doc:"Flink's word for why the job failed."`
-	Via       job.Via       `json:"via"`
-	At        job.Stamp     `json:"at"`
-	Since     job.Stamp     `json:"since,omitempty" doc:"When a fold began."`
-	Count     int64         `json:"count,omitempty" doc:"How many transitions a fold stands for, or a gap misses."`
-	Folded    []job.State   `json:"folded,omitempty" doc:"The states of a fold."`
-	Corrects  string        `json:"corrects,omitempty" doc:"The state that this entry says was wrong."`
+	Sequence   int64         `json:"sequence" doc:"Numbers the entries of a job, from 1."`
+	Kind       job.Kind      `json:"kind" doc:"A transition; a fold, which stands for a flap; or a gap: transitions that nobody recorded."`
+	Attempt    job.Attempt   `json:"attempt"`
+	State      job.State     `json:"state"`
+	Possible   []job.State   `json:"possible"`
+	Over       job.Answer    `json:"over"`
+	Certainty  job.Certainty `json:"certainty"`
+	Reason     job.Reason    `json:"reason"`
+	Cause      string        `json:"cause,omitempty" doc:"Flink's word for why the job failed."`
+	Via        job.Via       `json:"via"`
+	At         job.Stamp     `json:"at"`
+	Since      job.Stamp     `json:"since,omitempty" doc:"When a fold began."`
+	Count      int64         `json:"count,omitempty" doc:"How many transitions a fold stands for, or a gap misses."`
+	Folded     []job.State   `json:"folded,omitempty" doc:"The states of a fold."`
+	Correction bool          `json:"correction,omitempty" doc:"A witness put right what had been inferred."`
 }
 
 // TransitionList is a job's history, newest last.
@@ -151,13 +151,10 @@ func frozen(c record.SiteCondition) *Frozen {
 func transition(t job.Transition) Transition {
 	out := Transition{
 		Sequence: t.Sequence, Kind: t.Kind, Attempt: t.Attempt, State: t.State, Possible: t.Possible.List(), Over: t.Over,
-		Certainty: t.Certainty, Reason: t.Reason, Cause: t.Cause, Via: t.Via, At: t.At, Since: t.Since, Count: t.Count,
+		Certainty: t.Certainty, Reason: t.Reason, Cause: t.Cause, Via: t.Via, At: t.At, Since: t.Since, Count: t.Count, Correction: t.Correction,
 	}
 	if t.Folded != 0 {
 		out.Folded = t.Folded.List()
-	}
-	if t.Corrects != job.Unknown {
-		out.Corrects = t.Corrects.String()
 	}
 	return out
 }
