@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,7 @@ type Aggregator struct {
 	o       Options
 	board   *board.Board
 	server  *api.Server
+	ln      net.Listener
 	settler *settler
 	metrics *metrics
 
@@ -72,9 +74,12 @@ func New(o Options) (*Aggregator, error) {
 	a := &Aggregator{o: o, board: b, metrics: metrics}
 	a.settler = newSettler(o.Site, o.Settle, o.Etcd, o.Log, metrics)
 	a.server, err = api.New(api.Options{
-		Board: b, History: a.history, Registry: registry, Listen: o.Listen, Version: o.Version, Log: o.Log,
+		Board: b, History: history{o.Etcd, o.Site}, Registry: registry, Sources: a.settler.health, Version: o.Version, Log: o.Log,
 	})
 	if err != nil {
+		return nil, err
+	}
+	if a.ln, err = api.Listen(o.Listen); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -119,7 +124,7 @@ func (o *Options) complete() error {
 }
 
 // Address is where the API listens, as host:port.
-func (a *Aggregator) Address() string { return a.server.Address() }
+func (a *Aggregator) Address() string { return a.ln.Addr().String() }
 
 // Run answers until ctx ends, and settles while it leads. It returns nil when ctx ended, and an error if the site is
 // another cluster's or the API failed.
@@ -132,7 +137,8 @@ func (a *Aggregator) Run(ctx context.Context) error {
 			stop(err)
 		}
 	}
-	all.Go(func() { fail(a.server.Run(ctx)) })
+	all.Go(func() { fail(a.server.Serve(a.ln)) })
+	all.Go(func() { a.closeServer(ctx) })
 	if err := a.claim(ctx); err != nil {
 		fail(err)
 	}
@@ -145,6 +151,16 @@ func (a *Aggregator) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// closeServer lets the API end in order when ctx does.
+func (a *Aggregator) closeServer(ctx context.Context) {
+	<-ctx.Done()
+	bounded, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := a.server.Close(bounded); err != nil {
+		a.o.Log.Warn("the API did not end in order", "error", err)
+	}
 }
 
 // claim waits for etcd, and makes sure that the site is ours.
@@ -248,22 +264,4 @@ func (a *Aggregator) keepEpoch(ctx context.Context, term etcd.Term) {
 		case <-ticker.C:
 		}
 	}
-}
-
-// history reads a job's history from etcd, oldest entry first.
-func (a *Aggregator) history(ctx context.Context, key job.Key) ([]job.Transition, error) {
-	pairs, _, err := etcd.ReadAll(ctx, a.o.Etcd, record.HistoryPrefix(a.o.Site, key), 0)
-	if err != nil {
-		return nil, err
-	}
-	entries := make([]job.Transition, 0, len(pairs))
-	for _, pair := range pairs {
-		entry, err := record.DecodeTransition(key, pair.Value)
-		if err != nil {
-			a.o.Log.Warn("an entry of a history cannot be read and is left out", "key", pair.Key, "error", err)
-			continue
-		}
-		entries = append(entries, entry)
-	}
-	return entries, nil
 }

@@ -517,6 +517,7 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer a.ln.Close()
 	good.Listen = a.Address()
 	if _, err := New(good); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("an address that is taken: %v", err)

@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/holdfast-dev/holdfast/aggregator/api"
 	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/job"
 	"github.com/holdfast-dev/holdfast/settle"
@@ -210,6 +211,26 @@ func (s *settler) alive() error {
 		}
 	}
 	return nil
+}
+
+// health tells how the settler's sources are, while this replica leads.
+func (s *settler) health() []api.Source {
+	if !s.reigning.Load() {
+		return nil
+	}
+	sources := make([]api.Source, 0, len(s.sources))
+	for i := range s.sources {
+		state := &s.sources[i]
+		source := api.Source{
+			Name: "settler: " + settle.Source(i).String(), Healthy: true,
+			Age: time.Duration(s.since() - state.heard.Load()).Seconds(),
+		}
+		if sick := state.sick.Load(); sick != nil {
+			source.Healthy, source.Why = false, *sick
+		}
+		sources = append(sources, source)
+	}
+	return sources
 }
 
 func (s *settler) since() int64 { return int64(time.Since(s.begin)) }

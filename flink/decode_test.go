@@ -21,13 +21,17 @@ import (
 
 var rewrite = flag.Bool("rewrite", false, "rewrite the golden files")
 
-func decoded[T any](read func(*answer) (T, error), body io.Reader) (T, error) {
+// decoded is what a Client makes of a body.
+func decoded[T any](read func(*answer) (T, error), body io.Reader) (v T, err error) {
 	a := newAnswer(body, singleMaxBody)
-	v, err := read(a)
-	if err == nil {
+	if v, err = read(a); err == nil {
 		err = a.end()
 	}
-	return v, err
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return v, nil
 }
 
 // The shapes of 1.20 and 2.3, field by field.

@@ -76,6 +76,9 @@ func (j *Job) Over() job.Answer { return j.over }
 // Revision is the one of etcd at which the verdict last changed.
 func (j *Job) Revision() int64 { return j.revision }
 
+// Lowerable says whether the verdict is more than Held, so that rule S13 can lower it.
+func (j *Job) Lowerable() bool { return j.certainty > job.Held }
+
 // Unreadable says whether the newest record of the job could not be read. What the job says otherwise is then from an
 // earlier record, or nothing.
 func (j *Job) Unreadable() Unreadable { return j.unreadable }

@@ -188,7 +188,7 @@ func (v *View) JobVersion(j *Job) Version {
 	return Version{Epoch: v.version.Epoch, Revision: j.revision, Lowered: v.lowers(j)}
 }
 
-func (v *View) lowers(j *Job) bool { return v.weakness.Holds() && j.certainty > job.Held }
+func (v *View) lowers(j *Job) bool { return v.weakness.Holds() && j.Lowerable() }
 
 // Certainty is what the view says of how a job is known.
 func (v *View) Certainty(j *Job) job.Certainty {
