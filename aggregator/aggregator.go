@@ -214,8 +214,15 @@ func (a *Aggregator) noteLeader(u etcd.Update) {
 	}
 }
 
-// lead contends for the site until ctx ends.
+// lead contends for the site until ctx ends. Who cannot serve yet does not judge yet: after a restart the board comes first.
 func (a *Aggregator) lead(ctx context.Context) {
+	for snapshot := a.board.Snapshot(); !snapshot.Feed(board.Verdicts).Listed; snapshot = a.board.Snapshot() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-snapshot.Changed():
+		}
+	}
 	value := record.EncodeLeader(record.SiteLeader{
 		Name: a.o.Name, Address: a.Address(), Since: job.StampOf(time.Now().UnixMilli()),
 	})
