@@ -31,7 +31,7 @@ var silences = map[job.Reason]struct{ since, plain string }{
 		"the JobManager answers, but says nothing of this job",
 	},
 	job.JobMissing: {
-		"the JobManager says that it does not know this job, which was last seen before ",
+		"the JobManager says that it does not know this job, and nobody has seen it for ",
 		"the JobManager says that it does not know this job",
 	},
 	job.StoreUnreachable: {"etcd could not be read for ", "etcd could not be read"},

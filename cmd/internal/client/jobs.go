@@ -152,7 +152,9 @@ type Transition struct {
 	Since     string   `json:"since"`
 	Count     int64    `json:"count"`
 	Folded    []string `json:"folded"`
-	Corrects  string   `json:"corrects"`
+
+	// Correction: a witness put right what had been inferred.
+	Correction bool `json:"correction"`
 }
 
 // History is what a job went through, newest last.

@@ -108,6 +108,9 @@ func Usage(err error) error {
 	return usage{err}
 }
 
+// Failed marks an error as one of a command that was started rightly.
+func Failed(err error) error { return failed{err} }
+
 // Run makes a command's function into a RunE whose errors count as ExitError, unless Usage marks them.
 func Run(do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
@@ -115,7 +118,7 @@ func Run(do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, 
 		if err == nil || errors.As(err, new(usage)) {
 			return err
 		}
-		return failed{err}
+		return Failed(err)
 	}
 }
 
@@ -131,14 +134,14 @@ func ExitCode(err error) int {
 	return ExitUsage
 }
 
-// Complain is what to print of an error: each of several on a line of its own, under the program's name.
-func Complain(program string, err error) string {
+// Complain is what to print of the error of a command: each line of it under the program's name.
+func Complain(cmd *cobra.Command, err error) string {
 	var text strings.Builder
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(&text, "%s: %s\n", program, line)
+		fmt.Fprintf(&text, "%s: %s\n", cmd.Root().Name(), line)
 	}
 	if ExitCode(err) == ExitUsage {
-		fmt.Fprintf(&text, "Try '%s --help'.\n", program)
+		fmt.Fprintf(&text, "Try '%s --help'.\n", cmd.CommandPath())
 	}
 	return text.String()
 }
