@@ -301,12 +301,12 @@ func TestHistory(t *testing.T) {
 	}
 	w.history.page.Transitions[4].Kind, w.history.page.Transitions[4].Count = job.Fold, 12
 	w.history.page.Transitions[4].Folded = job.StatesOf(job.Running, job.Restarting)
-	w.history.page.Transitions[4].Corrects = job.Failed
+	w.history.page.Transitions[4].Correction = true
 	list := into[TransitionList](t, w.get(ordersPath+"/history"))
 	if len(list.Items) != 5 || list.Items[4].Sequence != 5 || list.Version != "1.77" || list.Unreadable != 2 {
 		t.Errorf("%+v", list)
 	}
-	if last := list.Items[4]; last.Corrects != "FAILED" || last.Kind != job.Fold || !slices.Equal(last.Folded, []job.State{job.Running, job.Restarting}) {
+	if last := list.Items[4]; !last.Correction || last.Kind != job.Fold || !slices.Equal(last.Folded, []job.State{job.Running, job.Restarting}) {
 		t.Errorf("the fold: %+v", last)
 	}
 	if w.history.key != keyOf("orders") {
