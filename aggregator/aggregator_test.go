@@ -1,7 +1,6 @@
 package aggregator
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,7 +42,6 @@ type replica struct {
 	*Aggregator
 	t    *testing.T
 	stop func()
-	log  *bytes.Buffer
 }
 
 func start(t *testing.T, client *clientv3.Client, name string) *replica {

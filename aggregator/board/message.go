@@ -53,6 +53,8 @@ func (v *View) appendMessage(dst []byte, j *Job) []byte {
 		return j.appendEndings(append(dst, "this attempt cannot run again, and nobody saw how it ended"...))
 	case j.reason == job.Replaced:
 		return j.appendEndings(append(dst, "its pipeline runs a newer job, and nobody saw how this one ended"...))
+	case j.reason == job.AlreadyDone:
+		return j.appendEndings(append(dst, "Flink refuses the job, since it ended in an earlier life of the cluster, and does not say how"...))
 	default:
 		text, known := silences[j.reason]
 		switch {
