@@ -415,6 +415,7 @@ func (c *Core) drop(e *entry, i int) {
 	e.proven = max(e.proven, s.provenAt(c.now))
 	s.by.reported--
 	e.sights = slices.Delete(e.sights, i, i+1)
+	c.release(s.by)
 }
 
 // release lets go of a witness that is silent and has left no report.

@@ -144,7 +144,12 @@ func (j *judgement) rank(s *sight) int {
 	switch {
 	case current && ended(*v):
 		return mute
-	case current && r.State.Terminal() && !alreadyDone(r):
+	case alreadyDone(r):
+		if v.Over == job.Yes || j.vouched() || v.Attempt.Number > 0 && !s.live() && s.revision <= j.account.Books.Weighed {
+			return mute
+		}
+		return unseenEnding
+	case current && r.State.Terminal():
 		return ending
 	case unseen && s.live():
 		return liveAttempt
@@ -152,7 +157,7 @@ func (j *judgement) rank(s *sight) int {
 		return liveSight
 	case unseen && v.Attempt.Number == 0:
 		return unseenEnding
-	case unseen && s.revision > j.account.Books.Weighed && (r.State.Terminal() || alreadyDone(r)) && !j.vouched():
+	case unseen && s.revision > j.account.Books.Weighed && r.State.Terminal() && !j.vouched():
 		return unseenEnding
 	case current && s.revision > j.account.Books.Weighed && !j.vouched():
 		return formerSight
@@ -179,9 +184,6 @@ func (j *judgement) witness() *sight {
 // news says whether the sight would change anything.
 func (j *judgement) news(s *sight) bool {
 	v, r := &j.account.Verdict, s.report
-	if alreadyDone(r) {
-		return v.Over != job.Yes
-	}
 	if v.Attempt.Number == 0 || r.StartTime != v.Attempt.StartTime || r.State != v.State {
 		return true
 	}
