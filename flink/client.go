@@ -65,7 +65,8 @@ func newClient(o Options) *Client {
 		RetryWaitMax: 500 * time.Millisecond,
 		Backoff:      retryablehttp.DefaultBackoff,
 		CheckRetry:   brokenGet,
-		// The default handler throws the body of a 500 away, and the only No of /jobs/ID/status is a 500.
+		// An answer is never asked for again, and whatever comes is passed on as it is: the default handler would throw
+		// the body of a 500 away, and the only No of /jobs/ID/status is a 500.
 		ErrorHandler: retryablehttp.PassthroughErrorHandler,
 	}
 	return c

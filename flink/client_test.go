@@ -185,11 +185,34 @@ func TestOnlyFlinksOwnWordsAreANo(t *testing.T) {
 				if got := flink.ReachOf(err); got != test.want {
 					t.Errorf("%s: reach is %s, want %s: %v", question, got, test.want, err)
 				}
+				if n := len(fmt.Sprint(err)); n > 2000 {
+					t.Errorf("%s: an error of %d bytes", question, n)
+				}
 			}
 		})
 	}
 	if _, err := c.Jobs(t.Context()); errors.Is(err, flink.ErrNotFound) {
 		t.Errorf("a list cannot say No: %v", err)
+	}
+}
+
+// An answer about another job, as a proxy that mixes answers up would give it, is no answer.
+func TestDetailOfAnotherJob(t *testing.T) {
+	jm := flinktest.New(t)
+	c := dial(t, jm.URL(), flink.Options{})
+	jm.Answer("/jobs/", 200, `{"jid":"00000000000000000000000000000001","state":"RUNNING","start-time":1}`)
+	if j, err := c.Detail(t.Context(), someID); flink.ReachOf(err) != job.Malformed || j != (flink.Job{}) {
+		t.Errorf("%+v, %v", j, err)
+	}
+}
+
+// What an error quotes may come from anybody, so it is bounded.
+func TestErrorsAreBounded(t *testing.T) {
+	jm := flinktest.New(t)
+	c := dial(t, jm.URL(), flink.Options{})
+	jm.Answer("/jobs/", 200, `{"jid":"`+someID+`","start-time":1`+strings.Repeat("0", 600<<10)+`}`)
+	if _, err := c.Detail(t.Context(), someID); flink.ReachOf(err) != job.Malformed || len(err.Error()) > 2000 {
+		t.Errorf("an error of %d bytes (%s)", len(fmt.Sprint(err)), flink.ReachOf(err))
 	}
 }
 
@@ -596,6 +619,7 @@ type raw struct {
 	accepted atomic.Int32
 	mu       sync.Mutex
 	conns    []net.Conn
+	closed   bool
 }
 
 func rawServer(t testing.TB, address string, serve func(net.Conn)) *raw {
@@ -613,6 +637,9 @@ func rawServer(t testing.TB, address string, serve func(net.Conn)) *raw {
 			}
 			s.accepted.Add(1)
 			s.mu.Lock()
+			if s.closed {
+				_ = conn.Close()
+			}
 			s.conns = append(s.conns, conn)
 			s.mu.Unlock()
 			s.wg.Go(func() { defer conn.Close(); serve(conn) })
@@ -629,6 +656,7 @@ func (s *raw) count() int { return int(s.accepted.Load()) }
 func (s *raw) close() {
 	_ = s.listener.Close()
 	s.mu.Lock()
+	s.closed = true
 	for _, conn := range s.conns {
 		_ = conn.Close()
 	}

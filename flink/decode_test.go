@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -333,6 +334,9 @@ func TestNames(t *testing.T) {
 }
 
 func TestStamp(t *testing.T) {
+	here := time.Local
+	time.Local = time.FixedZone("elsewhere", 5*60*60)
+	defer func() { time.Local = here }()
 	for milli, want := range map[int64]job.Stamp{
 		-1: "", -1 << 63: "", 0: "1970-01-01T00:00:00.000Z", 1795389840123: "2026-11-22T23:24:00.123Z",
 		1795389840000: "2026-11-22T23:24:00.000Z", lastMilli: "9999-12-31T23:59:59.999Z", lastMilli + 1: "", 1<<63 - 1: "",
@@ -352,6 +356,7 @@ func TestCauses(t *testing.T) {
 		"no message":         {"java.lang.NullPointerException\n\tat a.b(C.java:1)\n", "java.lang.NullPointerException"},
 		"chain":              {"A: a\n\tat x\nCaused by: B: b\n\tat y\nCaused by: C: c\n\t... 3 more\n", "C: c"},
 		"suppressed":         {"A: a\n\tat x\n\tSuppressed: S: s\n\t\tat z\n\tCaused by: T: t\nCaused by: B: b\n\tat y", "B: b"},
+		"suppressed only":    {"A: a\n\tat x\n\tSuppressed: S: s\n\t\tat z\n\tCaused by: T: t\n\t\tat z\n", "A: a"},
 		"two lines":          {"A: first,\nthen second\n\tat x", "A: first, then second"},
 		"Windows lines":      {"A: a\r\n\tat x\r\nCaused by: B: b\r\n\tat y", "B: b"},
 		"ends in a cause":    {"A: a\n\tat x\nCaused by: ", "A: a"},
@@ -363,6 +368,7 @@ func TestCauses(t *testing.T) {
 		"done, inside":       {"A: wrapped " + done + "\n\tat x", done},
 		"done, bare":         {"A: a JobAlreadyDoneException came", "JobAlreadyDoneException came"},
 		"done, somebody's":   {"com.example.MyJobAlreadyDoneException: x\n\tat y", "com.example.MyJobAlreadyDoneException: x"},
+		"done, in the way":   {"com.example.MyJobAlreadyDoneException: x\n\tat y\nCaused by: B: b", "B: b"},
 		"done, longer":       {"a.JobAlreadyDoneExceptions: x\nCaused by: " + done, done},
 	}
 	for name, test := range tests {

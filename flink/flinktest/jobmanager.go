@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/job"
@@ -54,8 +55,11 @@ type JobManager struct {
 	address string
 	closed  chan struct{} // ends what hangs
 
+	connections atomic.Int64
+
 	mu          sync.Mutex
 	server      *http.Server // nil while nothing listens
+	listening   *sniffer
 	served      sync.WaitGroup
 	secure      *identity // nil without TLS
 	version     version
@@ -68,7 +72,6 @@ type JobManager struct {
 	overview    []byte   // rendered; nil if it must be again
 	rules       []rule
 	requests    map[string]int
-	connections int
 	changes     []Change
 }
 
@@ -118,7 +121,7 @@ func (jm *JobManager) Close() {
 	}
 	jm.shut()
 	jm.mu.Unlock()
-	jm.served.Wait() // without mu, which accepting a connection takes
+	jm.served.Wait()
 }
 
 // open listens, on the port of the first time if there was one. If somebody else has taken that port for more than
@@ -137,17 +140,19 @@ func (jm *JobManager) open() error {
 		return fmt.Errorf("listen again: %w", err)
 	}
 	jm.address = listener.Addr().String()
+	port := &sniffer{Listener: listener, identity: jm.secure, accepted: &jm.connections, open: map[*sniffed]struct{}{}}
 	server := &http.Server{Handler: http.HandlerFunc(jm.serve), ConnContext: withConn, ErrorLog: silence()}
-	jm.server = server
-	jm.served.Go(func() { _ = server.Serve(&sniffer{Listener: listener, jm: jm}) })
+	jm.server, jm.listening = server, port
+	jm.served.Go(func() { _ = server.Serve(port) })
 	return nil
 }
 
 // shut stops listening and breaks all connections. The caller holds mu.
 func (jm *JobManager) shut() {
 	if jm.server != nil {
+		jm.listening.breakAll() // first: a server that has not begun to serve would leave the port open
 		_ = jm.server.Close()
-		jm.server = nil
+		jm.server, jm.listening = nil, nil
 	}
 }
 
@@ -345,11 +350,7 @@ func (jm *JobManager) Requests() map[string]int {
 }
 
 // Connections counts the connections that were accepted so far.
-func (jm *JobManager) Connections() int {
-	jm.mu.Lock()
-	defer jm.mu.Unlock()
-	return jm.connections
-}
+func (jm *JobManager) Connections() int { return int(jm.connections.Load()) }
 
 // NewID makes a job id that nobody has.
 func NewID() string { return strings.ReplaceAll(newUUID(), "-", "") }

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -91,10 +92,16 @@ func newIdentity() (*identity, error) {
 	return &identity{config: config, roots: roots}, nil
 }
 
-// sniffer gives connections that find out by their first byte whether the client speaks TLS, as Flink's port does.
+// sniffer gives connections that find out by their first byte whether the client speaks TLS, as Flink's port does. It
+// knows its connections itself, since an http.Server that is closed while it accepts one forgets that one.
 type sniffer struct {
 	net.Listener
-	jm *JobManager
+	identity *identity // nil without TLS
+	accepted *atomic.Int64
+
+	mu     sync.Mutex
+	open   map[*sniffed]struct{}
+	closed bool
 }
 
 func (l *sniffer) Accept() (net.Conn, error) {
@@ -102,15 +109,33 @@ func (l *sniffer) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.jm.mu.Lock()
-	defer l.jm.mu.Unlock()
-	l.jm.connections++
-	return &sniffed{Conn: conn, identity: l.jm.secure}, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	l.accepted.Add(1)
+	c := &sniffed{Conn: conn, listener: l}
+	l.open[c] = struct{}{}
+	return c, nil
+}
+
+// breakAll closes the port and every connection that came through it.
+func (l *sniffer) breakAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	_ = l.Listener.Close()
+	for c := range l.open {
+		_ = c.Conn.Close()
+	}
+	clear(l.open)
 }
 
 type sniffed struct {
 	net.Conn
-	identity *identity
+	listener *sniffer
 
 	once   sync.Once
 	inner  net.Conn // what to read from and write to, once known
@@ -118,9 +143,17 @@ type sniffed struct {
 	err    error
 }
 
+// Close closes the connection below, without TLS's farewell: Flink's ends are often as abrupt.
+func (c *sniffed) Close() error {
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	delete(c.listener.open, c)
+	return c.Conn.Close()
+}
+
 func (c *sniffed) sniff() {
 	c.inner = c.Conn
-	if c.identity == nil {
+	if c.listener.identity == nil {
 		return
 	}
 	first := make([]byte, 1)
@@ -129,7 +162,7 @@ func (c *sniffed) sniff() {
 	}
 	replayed := &replay{Conn: c.Conn, first: bytes.NewReader(first)}
 	if c.inner = replayed; first[0] == 0x16 { // a TLS handshake record
-		c.inner, c.secure = tls.Server(replayed, c.identity.config), true
+		c.inner, c.secure = tls.Server(replayed, c.listener.identity.config), true
 	}
 }
 
