@@ -26,11 +26,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const someID = "5d2f6c6a8f4f4b7e9d1c0a3b2e4f6a80"
 
-// dial makes a client of jm with short times.
+// patience is for answers that come: a busy machine is no finding.
+const patience = time.Minute
+
+// dial makes a client that is patient unless told otherwise.
 func dial(t testing.TB, url string, o flink.Options) *flink.Client {
 	t.Helper()
 	if o.Timeout == 0 {
-		o.Timeout = 5 * time.Second
+		o.Timeout = patience
 	}
 	c, err := flink.Dial(url, o)
 	if err != nil {
@@ -83,11 +86,11 @@ func TestEachSilenceHasItsName(t *testing.T) {
 			t.Parallel()
 			jm := flinktest.New(t)
 			jm.SetJob(flinktest.Job{ID: someID, Name: "orders", State: job.Running})
-			timeout := 5 * time.Second
+			timeout := patience
 			if test.want == job.TimedOut {
 				timeout = 300 * time.Millisecond
 			}
-			c := dial(t, jm.URL(), flink.Options{Timeout: timeout, MaxBody: 2 << 20})
+			c := dial(t, jm.URL(), flink.Options{Timeout: timeout, MaxBody: 512 << 10})
 			jm.Behave("", test.behaviour)
 			for question, ask := range questions {
 				began := time.Now()
@@ -95,7 +98,7 @@ func TestEachSilenceHasItsName(t *testing.T) {
 				if reach := flink.ReachOf(err); reach != test.want {
 					t.Errorf("%s: reach is %s, want %s: %v", question, reach, test.want, err)
 				}
-				if took := time.Since(began); took > timeout+3*time.Second {
+				if took := time.Since(began); took > timeout+10*time.Second {
 					t.Errorf("%s: took %s", question, took)
 				}
 				if test.want == job.Fine {
@@ -112,6 +115,7 @@ func TestEachSilenceHasItsName(t *testing.T) {
 				}
 			}
 			jm.Behave("", flinktest.Fine)
+			c = dial(t, jm.URL(), flink.Options{})
 			if state, err := c.Status(t.Context(), someID); state != job.Running || err != nil {
 				t.Errorf("after that: %s, %v", state, err)
 			}
@@ -285,7 +289,7 @@ func TestHostsInTheirOrder(t *testing.T) {
 	t.Cleanup(jm.Close)
 	jm.SetJob(flinktest.Job{ID: someID, State: job.Running})
 	_, port := jm.HostPort()
-	c, err := flink.New(flink.Options{Hosts: []string{"127.0.0.1", "127.0.0.2"}, Port: port, Timeout: 5 * time.Second})
+	c, err := flink.New(flink.Options{Hosts: []string{"127.0.0.1", "127.0.0.2"}, Port: port, Timeout: patience})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +330,7 @@ func TestTLS(t *testing.T) {
 	host, port := jm.HostPort()
 	client := func(o flink.Options) *flink.Client {
 		t.Helper()
-		if o.Port, o.Timeout = port, 5*time.Second; o.Hosts == nil {
+		if o.Port, o.Timeout = port, patience; o.Hosts == nil {
 			o.Hosts = []string{host}
 		}
 		c, err := flink.New(o)
@@ -438,7 +442,7 @@ func TestStrangersOnThePort(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := rawServer(t, "127.0.0.1:0", test.serve)
-			timeout := 5 * time.Second
+			timeout := patience
 			if test.want == job.TimedOut {
 				timeout = 200 * time.Millisecond
 			}
@@ -584,7 +588,7 @@ func TestTenThousandJobs(t *testing.T) {
 		want[id] = true
 		jm.SetJob(flinktest.Job{ID: id, Name: "one of many", State: job.Running})
 	}
-	c := dial(t, jm.URL(), flink.Options{Timeout: 30 * time.Second})
+	c := dial(t, jm.URL(), flink.Options{})
 	o, err := c.Jobs(t.Context())
 	if err != nil || len(o.Skipped) != 0 {
 		t.Fatalf("%v, %d skipped", err, len(o.Skipped))

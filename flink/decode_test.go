@@ -234,9 +234,11 @@ func (r *repeated) Read(p []byte) (int, error) {
 		r.head = r.head[n:]
 		return n, nil
 	}
-	n := copy(p, r.piece[r.given%int64(len(r.piece)):])
-	r.given += int64(n)
-	return n, nil
+	for n := 0; n < len(p); {
+		k := copy(p[n:], r.piece[r.given%int64(len(r.piece)):])
+		n, r.given = n+k, r.given+int64(k)
+	}
+	return len(p), nil
 }
 
 // An answer without an end costs at most the limit in bytes read, and a small multiple of the window in memory.

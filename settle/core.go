@@ -39,7 +39,7 @@ type entry struct {
 	account  job.Account
 	revision int64
 	told     uint32
-	// rewound is by how many history entries the store fell back behind account.
+	// rewound is how many history entries that lead to account the store has lost.
 	rewound int64
 	// proven is when the verdict last had a live witness, for a job without sights.
 	proven time.Duration
@@ -342,8 +342,9 @@ func (c *Core) stored(in Stored) {
 	e.writing = false
 	e.revision = in.Revision
 	if behind := e.account.Books.Sequence - in.Account.Books.Sequence; behind > 0 {
-		// The store was set back. What was known here was true before, and is said again.
-		e.rewound = behind
+		// The store was set back. What was known here was true before, and is said again, after what the store still has.
+		e.rewound += behind
+		e.account.Books.Sequence, e.account.Books.Fold = in.Account.Books.Sequence, nil
 	} else {
 		e.account, e.rewound = in.Account, 0
 	}

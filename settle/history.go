@@ -16,7 +16,11 @@ func (j *judgement) enter(at job.Stamp, correction bool) {
 		Kind: job.Change, Attempt: v.Attempt, State: v.State, Possible: v.Possible, Over: v.Over, Certainty: v.Certainty,
 		Reason: v.Reason, Cause: v.Cause, Via: v.Via, At: at, Correction: correction,
 	}
-	if v.Certainty != job.Witnessed || v.Over == job.Yes || len(b.Recent) > 0 && b.Recent[len(b.Recent)-1] == v.State {
+	same := len(b.Recent) > 0 && b.Recent[len(b.Recent)-1] == v.State
+	if b.Fold != nil {
+		same = b.Fold.State == v.State
+	}
+	if same || v.Certainty != job.Witnessed || v.Over == job.Yes {
 		// Not a change of Flink's state from one passing state to another: a flap ends here.
 		b.Recent, b.Fold = nil, nil
 	}
@@ -28,7 +32,9 @@ func (j *judgement) enter(at job.Stamp, correction bool) {
 		entry.Sequence, entry.Kind, entry.Folded = b.Sequence+1, job.Fold, job.StatesOf(b.Recent...)|job.StatesOf(v.State)
 		entry.Since, entry.Count = at, 1
 	default:
-		b.Fold = nil
+		if b.Fold != nil {
+			b.Recent, b.Fold = nil, nil // another state ends a flap
+		}
 		entry.Sequence = b.Sequence + 1
 		b.Recent = bounded(append(b.Recent, v.State), job.RecentLimit)
 	}
@@ -40,10 +46,17 @@ func (j *judgement) enter(at job.Stamp, correction bool) {
 	j.add(entry)
 }
 
-// flaps says whether a state goes on with the two or three states that have come over and over.
+// flaps says whether a state goes on with the two or three states that have come over and over: each of them twice at least.
 func flaps(recent []job.State, next job.State) bool {
-	set := job.StatesOf(recent...) | job.StatesOf(next)
-	return len(recent) == job.RecentLimit && set.Len() <= 3 && slices.Contains(recent[:3], next)
+	if len(recent) < job.RecentLimit || (job.StatesOf(recent...)|job.StatesOf(next)).Len() > 3 || !slices.Contains(recent, next) {
+		return false
+	}
+	for i, state := range recent {
+		if state != next && !slices.Contains(recent[:i], state) && !slices.Contains(recent[i+1:], state) {
+			return false
+		}
+	}
+	return true
 }
 
 // gap notes that transitions are missing, and how many.

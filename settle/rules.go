@@ -75,7 +75,7 @@ type judgement struct {
 	wake time.Duration
 }
 
-// rewind goes back to where the store's history ends, if the store was set back or lost the verdict.
+// rewind says anew what the store lost, if it was set back or lost the verdict.
 func (j *judgement) rewind() {
 	e := j.entry
 	if j.account.Verdict.Attempt.Number == 0 || e.rewound == 0 && e.revision != 0 {
@@ -85,7 +85,6 @@ func (j *judgement) rewind() {
 	j.own()
 	j.account.Books.Fold = nil
 	if e.rewound > 0 {
-		j.account.Books.Sequence -= e.rewound
 		j.gap(e.rewound)
 	}
 }

@@ -71,7 +71,7 @@ func (s *script) block(lines []string) string {
 			if err != nil {
 				return err.Error()
 			}
-			s.quiet, s.counts = true, map[string]int{}
+			s.quiet, s.plain, s.counts = true, true, map[string]int{}
 			for range times {
 				for _, inner := range lines[i+1:] {
 					if err := s.line(strings.TrimSpace(inner)); err != nil {
@@ -79,7 +79,7 @@ func (s *script) block(lines []string) string {
 					}
 				}
 			}
-			s.quiet = false
+			s.quiet, s.plain = false, false
 			for _, what := range slices.Sorted(maps.Keys(s.counts)) {
 				fmt.Fprintf(&s.out, "%s: %d\n", what, s.counts[what])
 			}
