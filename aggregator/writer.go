@@ -26,12 +26,13 @@ type writer struct {
 	// done is told how each write ended. It may block the worker, never the settler.
 	done func(outcome)
 
-	mu      sync.Mutex
-	waiting sync.Cond
-	queue   []settle.Effect
+	mu     sync.Mutex
+	closed bool
+	queue  []settle.Effect
+	queued sync.Cond
 	// condition is the newest that is not in etcd yet.
 	condition *record.SiteCondition
-	closed    bool
+	changed   sync.Cond
 }
 
 // outcome is how a write ended: err is nil if it is in the store.
@@ -52,7 +53,7 @@ const (
 
 func newWriter(site string, client *clientv3.Client, term etcd.Term, log *slog.Logger, m *metrics, done func(outcome)) *writer {
 	w := &writer{site: site, client: client, term: term, log: log, metrics: m, done: done}
-	w.waiting.L = &w.mu
+	w.queued.L, w.changed.L = &w.mu, &w.mu
 	return w
 }
 
@@ -62,7 +63,8 @@ func (w *writer) run(ctx context.Context) {
 		w.mu.Lock()
 		w.closed = true
 		w.mu.Unlock()
-		w.waiting.Broadcast()
+		w.queued.Broadcast()
+		w.changed.Broadcast()
 	})
 	defer stop()
 	var all sync.WaitGroup
@@ -85,11 +87,11 @@ func (w *writer) add(effect settle.Effect) {
 		w.condition = &record.SiteCondition{
 			Frozen: c.Frozen, Source: c.Source, Why: c.Why, Since: c.Since, Expected: c.Expected, Beating: c.Beating,
 		}
-		w.waiting.Broadcast()
+		w.changed.Signal()
 		return
 	}
 	w.queue = append(w.queue, effect)
-	w.waiting.Signal()
+	w.queued.Signal()
 }
 
 // next waits for an effect, and gives nil when there will be none.
@@ -97,7 +99,7 @@ func (w *writer) next() settle.Effect {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(w.queue) == 0 && !w.closed {
-		w.waiting.Wait()
+		w.queued.Wait()
 	}
 	if w.closed {
 		return nil
@@ -174,7 +176,7 @@ func (w *writer) conditions(ctx context.Context) {
 	for {
 		w.mu.Lock()
 		for w.condition == nil && !w.closed {
-			w.waiting.Wait()
+			w.changed.Wait()
 		}
 		c := w.condition
 		closed := w.closed
