@@ -1,0 +1,82 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/etcd"
+)
+
+const (
+	// flushBound bounds the last writes and goodbyeBound what follows. With the last look an agent is gone within 10 s; the
+	// Flink operator, and a pod's grace period of 30 s, wait for it.
+	flushBound   = 5 * time.Second
+	goodbyeBound = 2 * time.Second
+)
+
+// leave says all that there is to say, and then goodbye. Its time is its own: the context of Run has ended.
+func (a *Agent) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), lookBound+flushBound+goodbyeBound)
+	defer cancel()
+	a.tell(a.view.See(a.look(ctx)))
+	if left := a.post.flush(ctx); left > 0 {
+		// The beat is left to its lease: a goodbye would say that nothing was left unsaid.
+		a.log.Warn("agent leaves without a goodbye: not all reports could be written", "reports", left)
+		return
+	}
+	if err := a.goodbye(ctx); err != nil {
+		a.log.Warn("agent leaves, and its goodbye could not be written", "err", err)
+		return
+	}
+	a.log.Info("agent has left", "session", a.session)
+}
+
+// flush writes what waits, without holding anything back, and gives the number of reports that are left.
+func (p *post) flush(ctx context.Context) (left int) {
+	ctx, cancel := context.WithTimeout(ctx, flushBound)
+	defer cancel()
+	p.mu.Lock()
+	p.hurry = true
+	close(p.hurried)
+	p.kick()
+	p.mu.Unlock()
+	p.await(ctx.Done(), func() bool {
+		left = len(p.queue)
+		return left == 0
+	})
+	return left
+}
+
+// goodbye marks the beat, where there is one, and then takes it away.
+func (a *Agent) goodbye(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, goodbyeBound)
+	defer cancel()
+	if err := a.post.farewell(ctx); err != nil {
+		return err
+	}
+	if a.lease == nil {
+		return nil
+	}
+	return a.lease.Release(ctx)
+}
+
+// farewell writes the beat for the last time.
+func (p *post) farewell(ctx context.Context) error {
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	p.mu.Lock()
+	lease, beat := p.lease, p.beat.beat
+	p.lease, p.beat.queued = 0, false
+	p.mu.Unlock()
+	if lease == 0 || beat == nil {
+		return nil
+	}
+	last := *beat
+	last.Goodbye, last.At = true, stamp(time.Now())
+	_, err := p.store.commit(ctx, []etcd.Op{content{beat: &last, lease: lease}.op(p)})
+	return err
+}
