@@ -208,7 +208,8 @@ func (c *Cluster) addZooKeeper(port int) error {
 	}
 	c.zookeeperAt = fmt.Sprintf("127.0.0.1:%d", port)
 	const peer = "1"
-	c.zookeeper = c.java("zookeeper", "64m", "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer", file, peer)
+	c.zookeeper = c.java("zookeeper", "64m", "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer",
+		"--zkConfigFile", file, "--peerId", peer)
 	return nil
 }
 
