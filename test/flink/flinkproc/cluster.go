@@ -87,7 +87,8 @@ func (j Job) args() []string {
 	return args
 }
 
-// Cluster is one Flink cluster. Close ends it; if this process dies first, Linux ends it.
+// Cluster is one Flink cluster. Close ends it; if this process dies first, Linux ends it. Questions to Flink and all that
+// a Process can do may come from any goroutine, but not beside StartTaskManager or Close.
 type Cluster struct {
 	dist         *Dist
 	dir          string

@@ -302,3 +302,32 @@ func fileNames(t *testing.T, dir string) (names []string) {
 	}
 	return names
 }
+
+// As root on Debian what is missing is installed: here by a stand-in for apt-get, whose first choice is not to be had.
+func TestDistributionInstalls(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may install")
+	}
+	tools := fakeTools(t)
+	if err := os.Rename(filepath.Join(tools.dir, "javac"), filepath.Join(tools.dir, "javac.later")); err != nil {
+		t.Fatal(err)
+	}
+	tools.write(t, "apt-get", `#!/bin/sh
+cd `+tools.dir+`
+echo "$*" >>asked
+case "$*" in
+*openjdk-17*) exit 100 ;;
+*install*default-jdk-headless) /bin/mv javac.later javac ;;
+esac
+`)
+	if _, err := Distribution(t.Context(), Flink1, nil); err != nil {
+		t.Fatal(err)
+	}
+	asked, err := os.ReadFile(filepath.Join(tools.dir, "asked"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(string(asked), "-o DPkg::Lock::Timeout=120 update\n") {
+		t.Errorf("apt-get is asked %q: an update must come first", asked)
+	}
+}
