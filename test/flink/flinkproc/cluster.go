@@ -87,7 +87,8 @@ func (j Job) args() []string {
 	return args
 }
 
-// Cluster is one Flink cluster. Close ends it; if this process dies first, Linux ends it.
+// Cluster is one Flink cluster. Close ends it; if this process dies first, Linux ends it. Questions to Flink and all that
+// a Process can do may come from any goroutine, but not beside StartTaskManager or Close.
 type Cluster struct {
 	dist         *Dist
 	dir          string
@@ -208,7 +209,8 @@ func (c *Cluster) addZooKeeper(port int) error {
 	}
 	c.zookeeperAt = fmt.Sprintf("127.0.0.1:%d", port)
 	const peer = "1"
-	c.zookeeper = c.java("zookeeper", "64m", "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer", file, peer)
+	c.zookeeper = c.java("zookeeper", "64m", "org.apache.flink.runtime.zookeeper.FlinkZooKeeperQuorumPeer",
+		"--zkConfigFile", file, "--peerId", peer)
 	return nil
 }
 
