@@ -345,9 +345,9 @@ func (w *world) silent() net.Conn {
 }
 
 func TestASilentClientIsCutOffAndCostsLittle(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.WriteTimeout = 2 * time.Second })
-	w.fill(20_000) // a list of about 12 MB: more than the kernel takes for anybody
-	const clients = 50
+	w := newWorld(t, func(o *Options) { o.WriteTimeout = 3 * time.Second })
+	w.fill(12_000) // a list of about 7 MB: more than the kernel takes for anybody
+	const clients = 20
 	runtime.GC()
 	var before, during runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -368,7 +368,7 @@ func TestASilentClientIsCutOffAndCostsLittle(t *testing.T) {
 
 func TestCloseCutsOffWhoDoesNotRead(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.WriteTimeout = time.Minute })
-	w.fill(20_000)
+	w.fill(12_000)
 	conn := w.silent()
 	defer func() { _ = conn.Close() }()
 	eventually(t, "it watches", func() bool { return w.server.watchers.count() == 1 })
