@@ -133,7 +133,11 @@ func (op Op) request() *pb.RequestOp {
 // proposes a request (v3rpc/key.go, v3_server.go), or in the checks that precede every write of an applied one
 // (txn.go). Unavailable, DeadlineExceeded, Canceled and Unknown can all follow a proposal.
 func notCarriedOut(err error) bool {
-	switch status.Code(err) {
+	code := status.Code(err)
+	if known := (rpctypes.EtcdError{}); errors.As(err, &known) { // from the call that fetches a token
+		code = known.Code()
+	}
+	switch code {
 	case codes.InvalidArgument, codes.NotFound, codes.OutOfRange, codes.FailedPrecondition,
 		codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
 		return true

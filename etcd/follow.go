@@ -77,7 +77,7 @@ type FollowOptions struct {
 
 // Follow delivers everything below a prefix, and then its changes, until ctx ends, and returns ctx's error.
 //
-// It lists at one revision, linearizably, and watches from the next. Whatever ends the watch (an error, a compaction, a
+// It lists at one revision, linearizably, and watches from there. Whatever ends the watch (an error, a compaction, a
 // change of cluster, a proof of life that does not come) is a Lost, and Follow begins again with a list. It never resumes
 // a watch from the last event it saw: deletes that were compacted, or a history that was replaced, would go unnoticed.
 //
@@ -141,7 +141,7 @@ func (f *follower) round(ctx context.Context) error {
 	f.tell(Listed, pairs, nil)
 
 	from, end := bounds(f.o.Prefix)
-	w := watch{from: from, end: end, revision: f.revision + 1, progress: f.o.Progress, silence: f.o.Silence}
+	w := watch{from: from, end: end, known: f.revision, progress: f.o.Progress, silence: f.o.Silence}
 	return w.run(ctx, f.client, func(answer *pb.WatchResponse) (bool, error) { return f.see(header, answer) })
 }
 
@@ -181,6 +181,9 @@ func (f *follower) see(listed *pb.ResponseHeader, answer *pb.WatchResponse) (ali
 	pairs := make([]Pair, 0, len(answer.Events))
 	for i, event := range answer.Events {
 		at := event.Kv.ModRevision
+		if at == listed.Revision {
+			continue // it is in the list
+		}
 		if at < last || at == f.revision || behind {
 			return false, fmt.Errorf("follow %q: event %d of revision %d came after revision %d", f.o.Prefix, i, at, last)
 		}
@@ -190,6 +193,9 @@ func (f *follower) see(listed *pb.ResponseHeader, answer *pb.WatchResponse) (ali
 			pair = Pair{Key: pair.Key, ModRevision: at, Deleted: true}
 		}
 		pairs = append(pairs, pair)
+	}
+	if len(pairs) == 0 {
+		return !behind, nil // more may follow up to the header's revision, so this is no progress
 	}
 	f.wait.reset()
 	f.revision, f.term = last, max(f.term, header.GetRaftTerm())

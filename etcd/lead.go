@@ -186,12 +186,15 @@ func (e *election) guard(ctx context.Context, t Term) error {
 
 // watch shows see each event of the key after the given answer, until see or the watch ends with an error.
 func (e *election) watch(ctx context.Context, after *pb.ResponseHeader, see func(*mvccpb.Event) error) error {
-	w := watch{from: e.o.Key, revision: after.Revision + 1, progress: defaultProgress, silence: defaultSilence}
+	w := watch{from: e.o.Key, known: after.Revision, progress: defaultProgress, silence: defaultSilence}
 	return w.run(ctx, e.client, func(answer *pb.WatchResponse) (bool, error) {
 		if answer.Header.GetClusterId() != after.ClusterId {
 			return false, errors.New("the watch is answered by another cluster")
 		}
 		for _, event := range answer.Events {
+			if event.Kv.ModRevision == after.Revision {
+				continue
+			}
 			if err := see(event); err != nil {
 				return true, err
 			}

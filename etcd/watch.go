@@ -21,9 +21,12 @@ const (
 // other events will have had.
 type watch struct {
 	from, end string // the range [from, end); end "" is the key from alone
-	revision  int64  // the first revision of interest
-	progress  time.Duration
-	silence   time.Duration
+	// known is the revision up to which the caller knows the range. The watch begins with it, not after it, because etcd
+	// gives no proof of life to a watcher whose first revision is not there yet (watchable_store.go, progressIfSync): a
+	// store in which nothing happens would seem dead. So the events of this one revision come again, and see drops them.
+	known    int64
+	progress time.Duration
+	silence  time.Duration
 }
 
 // errSilence ends a watch without a proof of life.
@@ -77,7 +80,7 @@ func (w watch) run(ctx context.Context, c *clientv3.Client, see func(*pb.WatchRe
 			}
 		}
 		if err := refusal(answer); err != nil {
-			return fmt.Errorf("watch %q from revision %d: %w", w.from, w.revision, err)
+			return fmt.Errorf("watch %q from revision %d: %w", w.from, w.known, err)
 		}
 		alive, err := see(answer)
 		if err != nil {
@@ -86,17 +89,12 @@ func (w watch) run(ctx context.Context, c *clientv3.Client, see func(*pb.WatchRe
 		if alive {
 			silence.Reset(w.silence)
 		}
-		if answer.Created && !created {
-			created = true
-			if err := send(progressRequest()); err != nil {
-				return fmt.Errorf("watch %q: %w", w.from, err)
-			}
-		}
+		created = created || answer.Created
 	}
 }
 
 func (w watch) request() *pb.WatchRequest {
-	create := &pb.WatchCreateRequest{Key: []byte(w.from), StartRevision: w.revision, ProgressNotify: true}
+	create := &pb.WatchCreateRequest{Key: []byte(w.from), StartRevision: w.known, ProgressNotify: true}
 	if w.end != "" {
 		create.RangeEnd = []byte(w.end)
 	}

@@ -1,0 +1,535 @@
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/holdfast-dev/holdfast/etcd"
+	"github.com/holdfast-dev/holdfast/etcd/etcdlocal/etcdproc"
+)
+
+// A mirror is what one can know of a prefix from its updates. It checks the promises of Follow as they come.
+type mirror struct {
+	t *testing.T
+
+	mu       sync.Mutex
+	state    map[string]string
+	history  map[int64][]etcd.Pair // the events of each revision
+	last     etcd.Update
+	synced   bool
+	listings int
+	losses   []error
+	progress int
+}
+
+// follow mirrors a prefix until the test ends. hook, which may be nil, sees each update after the mirror, and may block.
+func follow(t *testing.T, c *clientv3.Client, o etcd.FollowOptions, hook func(etcd.Update)) *mirror {
+	t.Helper()
+	m := &mirror{t: t, state: map[string]string{}, history: map[int64][]etcd.Pair{}}
+	if o.Progress == 0 {
+		o.Progress, o.Silence = 200*time.Millisecond, time.Second
+	}
+	background(t, func(ctx context.Context) {
+		err := etcd.Follow(ctx, c, o, func(u etcd.Update) {
+			m.apply(u)
+			if hook != nil {
+				hook(u)
+			}
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Follow returned %v", err)
+		}
+	})
+	return m
+}
+
+func (m *mirror) apply(u etcd.Update) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if u.Epoch < m.last.Epoch || u.Epoch == m.last.Epoch && u.Revision < m.last.Revision {
+		m.t.Errorf("%v at %d.%d came after %v at %d.%d",
+			u.Kind, u.Epoch, u.Revision, m.last.Kind, m.last.Epoch, m.last.Revision)
+	}
+	if (u.Err != nil) != (u.Kind == etcd.Lost) {
+		m.t.Errorf("%v with error %v", u.Kind, u.Err)
+	}
+	if !m.synced && u.Kind != etcd.Listed && u.Kind != etcd.Lost {
+		m.t.Errorf("%v before a Listed", u.Kind)
+	}
+	switch u.Kind {
+	case etcd.Listed:
+		m.synced = true
+		m.listings++
+		m.state = map[string]string{}
+		if !slices.IsSortedFunc(u.Pairs, func(a, b etcd.Pair) int {
+			if a.Key < b.Key {
+				return -1
+			}
+			return 1
+		}) {
+			m.t.Error("a list is not sorted")
+		}
+		for _, pair := range u.Pairs {
+			m.state[pair.Key] = string(pair.Value)
+		}
+	case etcd.Changed:
+		at := m.last.Revision
+		for i, pair := range u.Pairs {
+			if pair.ModRevision < at || i == 0 && pair.ModRevision == at {
+				m.t.Errorf("event at %d came after %d", pair.ModRevision, at)
+			}
+			at = pair.ModRevision
+			m.history[at] = append(m.history[at], pair)
+			if pair.Deleted {
+				delete(m.state, pair.Key)
+			} else {
+				m.state[pair.Key] = string(pair.Value)
+			}
+		}
+		if at != u.Revision || len(u.Pairs) == 0 {
+			m.t.Errorf("Changed to revision %d with %d events up to %d", u.Revision, len(u.Pairs), at)
+		}
+	case etcd.Progressed:
+		m.progress++
+	case etcd.Lost:
+		m.synced = false
+		m.losses = append(m.losses, u.Err)
+	}
+	m.last = u
+}
+
+func (m *mirror) latest() etcd.Update {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.last
+}
+
+func (m *mirror) see(f func() bool) func() bool {
+	return func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return f()
+	}
+}
+
+func (m *mirror) waitFor(bound time.Duration, what string, f func() bool) {
+	m.t.Helper()
+	eventually(m.t, bound, what, m.see(f))
+}
+
+// caughtUp waits until the mirror shows what is in etcd. Nobody may write meanwhile.
+func (m *mirror) caughtUp(c *clientv3.Client, prefix string) {
+	m.t.Helper()
+	pairs, revision, err := etcd.ReadAll(m.t.Context(), c, prefix, 0)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	truth := map[string]string{}
+	for _, pair := range pairs {
+		truth[pair.Key] = string(pair.Value)
+	}
+	m.waitFor(20*time.Second, fmt.Sprintf("up to revision %d", revision), func() bool {
+		return m.synced && m.last.Revision >= revision
+	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !maps.Equal(m.state, truth) {
+		m.t.Errorf("the mirror shows %v, etcd has %v", m.state, truth)
+	}
+}
+
+// gate lets a test hold up Follow at an update: deliver blocks in hook until open.
+type gate struct {
+	reached, opened chan struct{}
+	once            sync.Once
+}
+
+func newGate() *gate { return &gate{reached: make(chan struct{}), opened: make(chan struct{})} }
+
+func (g *gate) hold() {
+	g.once.Do(func() {
+		close(g.reached)
+		<-g.opened
+	})
+}
+
+// Every change of a random history arrives, once, in order, and no transaction is torn.
+func TestFollowSeesEveryChange(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "a/before", "0")
+	put(t, c, "other", "0")
+	m := follow(t, c, etcd.FollowOptions{Prefix: "a/", PageSize: 7}, nil)
+	m.waitFor(10*time.Second, "a list", func() bool { return m.synced })
+
+	var mu sync.Mutex
+	written := map[int64][]etcd.Op{} // below the prefix
+	var writers sync.WaitGroup
+	for w := range 4 {
+		random := rand.New(rand.NewPCG(uint64(w), 1))
+		writers.Go(func() {
+			for i := range 150 {
+				var ops []etcd.Op
+				for _, k := range random.Perm(30)[:1+random.IntN(20)] {
+					prefix := "a/"
+					if random.IntN(5) == 0 {
+						prefix = "b/" // outside
+					}
+					ops = append(ops, etcd.Op{Key: fmt.Sprintf("%s%02d", prefix, k), Delete: random.IntN(3) == 0,
+						Value: fmt.Appendf(nil, "%d.%d", w, i)})
+				}
+				revision, err := etcd.Commit(t.Context(), c, nil, ops)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				written[revision] = append(written[revision], ops...)
+				mu.Unlock()
+			}
+		})
+	}
+	writers.Wait()
+	m.caughtUp(c, "a/")
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.losses) != 0 || m.listings != 1 {
+		t.Errorf("%d lists, losses %v", m.listings, m.losses)
+	}
+	exists := map[string]bool{"a/before": true}
+	for _, revision := range slices.Sorted(maps.Keys(written)) {
+		want := map[string]string{}
+		for _, op := range written[revision] {
+			if op.Key[0] != 'a' || op.Delete && !exists[op.Key] {
+				continue // a delete of nothing is no event; and then the revision may be shared
+			}
+			want[op.Key] = string(op.Value)
+			if op.Delete {
+				want[op.Key] = "deleted"
+			}
+			exists[op.Key] = !op.Delete
+		}
+		got := map[string]string{}
+		for _, pair := range m.history[revision] {
+			got[pair.Key] = string(pair.Value)
+			if pair.Deleted {
+				got[pair.Key] = "deleted"
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("revision %d: seen %v, written %v", revision, got, want)
+		}
+	}
+}
+
+// A store in which nothing happens gives proof of life all the same, and stays synced.
+func TestFollowIdle(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "k", "0")
+	m := follow(t, c, etcd.FollowOptions{}, nil) // all keys
+	m.waitFor(15*time.Second, "progress, for longer than the silence allowed", func() bool { return m.progress > 12 })
+	m.mu.Lock()
+	if m.listings != 1 || len(m.losses) != 0 || m.state["k"] != "0" {
+		t.Errorf("%d lists, losses %v, state %v", m.listings, m.losses, m.state)
+	}
+	m.mu.Unlock()
+	m.caughtUp(c, "")
+}
+
+// While the follower was away a key was deleted, and the delete compacted: the new list says so.
+func TestFollowMakesUpForMissedDeletes(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "gone", "0")
+	put(t, c, "stays", "0")
+	away := newGate()
+	m := follow(t, c, etcd.FollowOptions{}, func(u etcd.Update) {
+		if u.Kind == etcd.Lost {
+			away.hold()
+		}
+	})
+	m.waitFor(10*time.Second, "both keys", func() bool { return len(m.state) == 2 })
+	p.Restart()
+	<-away.reached
+	deleted := commit(t, c, nil, etcd.Op{Key: "gone", Delete: true})
+	if _, err := c.Compact(t.Context(), deleted); err != nil {
+		t.Fatal(err)
+	}
+	close(away.opened)
+	m.caughtUp(c, "")
+	if epoch := m.latest().Epoch; epoch != 1 {
+		t.Errorf("epoch %d after a restart", epoch)
+	}
+}
+
+// What the watch would begin with is compacted before it begins.
+func TestFollowAfterCompaction(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "k", "0")
+	slow := newGate()
+	m := follow(t, c, etcd.FollowOptions{}, func(u etcd.Update) {
+		if u.Kind == etcd.Listed {
+			slow.hold()
+		}
+	})
+	<-slow.reached
+	put(t, c, "k", "1")
+	commit(t, c, nil, etcd.Op{Key: "k", Delete: true})
+	if _, err := c.Compact(t.Context(), put(t, c, "l", "2")); err != nil {
+		t.Fatal(err)
+	}
+	close(slow.opened)
+	m.waitFor(15*time.Second, "another list", func() bool { return m.listings == 2 })
+	m.caughtUp(c, "")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.losses) != 1 || !errors.Is(m.losses[0], rpctypes.ErrCompacted) {
+		t.Errorf("losses %v", m.losses)
+	}
+}
+
+// A paused etcd keeps its connections open. Only the missing proof of life tells.
+func TestFollowPause(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "k", "0")
+	m := follow(t, c, etcd.FollowOptions{}, nil)
+	m.waitFor(10*time.Second, "progress", func() bool { return m.progress > 0 })
+	p.Pause()
+	m.waitFor(4*time.Second, "the loss", func() bool { return !m.synced })
+	m.waitFor(15*time.Second, "a list that is not answered either", func() bool { return len(m.losses) > 1 })
+	p.Resume()
+	m.waitFor(15*time.Second, "another list", func() bool { return m.synced })
+	put(t, c, "k", "1")
+	m.caughtUp(c, "")
+	if epoch := m.latest().Epoch; epoch != 1 {
+		t.Errorf("epoch %d after a pause", epoch)
+	}
+}
+
+// Killed and started again: the same history, under a new raft term.
+func TestFollowRestart(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "k", "0")
+	m := follow(t, c, etcd.FollowOptions{}, nil)
+	m.waitFor(10*time.Second, "a list", func() bool { return m.synced })
+	before := m.latest()
+	p.Kill()
+	m.waitFor(5*time.Second, "the loss", func() bool { return !m.synced })
+	p.Restart()
+	put(t, c, "k", "1")
+	m.caughtUp(c, "")
+	after := m.latest()
+	if after.Epoch != before.Epoch || after.ClusterID != before.ClusterID || after.Term <= before.Term {
+		t.Errorf("before %+v, after %+v", before, after)
+	}
+}
+
+// The data is set back to an older copy, which has the same cluster id: the revision tells.
+func TestFollowRestoredCopy(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "k", "old")
+	saved := p.Save()
+	p.Restart()
+	put(t, c, "k", "new")
+	put(t, c, "l", "new")
+	m := follow(t, c, etcd.FollowOptions{}, nil)
+	m.waitFor(10*time.Second, "the new state", func() bool { return m.state["l"] == "new" })
+	p.Restore(saved)
+	p.Restart()
+	m.waitFor(20*time.Second, "the old state, in a new epoch", func() bool {
+		return m.synced && m.last.Epoch == 2 && m.state["k"] == "old" && len(m.state) == 1
+	})
+	put(t, c, "k", "after")
+	m.caughtUp(c, "")
+}
+
+// As before, but so much was written since that the revision is higher than ever: the raft term tells.
+func TestFollowRestoredCopyThatOvertook(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "k", "old")
+	saved := p.Save()
+	p.Restart()
+	p.Restart() // each start is a new term
+	put(t, c, "l", "lost")
+	away := newGate()
+	m := follow(t, c, etcd.FollowOptions{}, func(u etcd.Update) {
+		if u.Kind == etcd.Lost {
+			away.hold()
+		}
+	})
+	m.waitFor(10*time.Second, "the state", func() bool { return m.state["l"] == "lost" })
+	p.Restore(saved)
+	p.Restart()
+	<-away.reached
+	for i := range 10 {
+		put(t, c, "m", fmt.Sprint(i))
+	}
+	close(away.opened)
+	m.caughtUp(c, "")
+	if epoch := m.latest().Epoch; epoch != 2 {
+		t.Errorf("epoch %d", epoch)
+	}
+}
+
+func TestFollowEmptiedStore(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	put(t, c, "k", "0")
+	put(t, c, "k", "1")
+	m := follow(t, c, etcd.FollowOptions{}, nil)
+	m.waitFor(10*time.Second, "a list", func() bool { return m.synced })
+	p.Empty()
+	p.Restart()
+	m.waitFor(20*time.Second, "an empty list in a new epoch", func() bool {
+		return m.synced && m.last.Epoch == 2 && len(m.state) == 0
+	})
+	put(t, c, "k", "2")
+	m.caughtUp(c, "")
+}
+
+// 10 000 keys come in pages, at one revision, while pairs of them, far apart, are changed together.
+func TestReadAllIsOneMoment(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	key := func(i int) string { return fmt.Sprintf("k/%05d", i) }
+	const keys = 10_000
+	for from := 0; from < keys; from += etcd.MaxOps {
+		var ops []etcd.Op
+		for i := from; i < min(keys, from+etcd.MaxOps); i++ {
+			ops = append(ops, etcd.Op{Key: key(i), Value: []byte("0")})
+		}
+		commit(t, c, nil, ops...)
+	}
+	put(t, c, "k0", "not below the prefix")
+	stop := background(t, func(ctx context.Context) {
+		for i := 1; ctx.Err() == nil; i++ {
+			v := fmt.Append(nil, i)
+			etcd.Commit(ctx, c, nil, []etcd.Op{{Key: key(0), Value: v}, {Key: key(keys / 2), Value: v}, {Key: key(keys - 1), Value: v}})
+		}
+	})
+	var last int64
+	seen := map[string]bool{}
+	for range 20 {
+		pairs, revision, err := etcd.ReadAll(t.Context(), c, "k/", 500)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(pairs) != keys || pairs[keys-1].Key != key(keys-1) || revision < last {
+			t.Fatalf("%d keys at revision %d after %d", len(pairs), revision, last)
+		}
+		first, middle, end := string(pairs[0].Value), string(pairs[keys/2].Value), string(pairs[keys-1].Value)
+		if first != middle || middle != end {
+			t.Fatalf("three keys of one transaction: %s, %s, %s", first, middle, end)
+		}
+		seen[first], last = true, revision
+	}
+	stop()
+	if len(seen) < 2 {
+		t.Error("nothing was written meanwhile")
+	}
+}
+
+// scripted is a watch service that plays one list and then, to each watch, the next of its answers.
+type scripted struct {
+	pb.UnimplementedKVServer
+	pb.UnimplementedWatchServer
+	revision int64
+	term     uint64
+	answers  []*pb.WatchResponse
+}
+
+func (s *scripted) header(cluster uint64, revision int64, term uint64) *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: cluster, Revision: revision, RaftTerm: term}
+}
+
+func (s *scripted) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
+	return &pb.RangeResponse{Header: s.header(1, s.revision, s.term)}, nil
+}
+
+func (s *scripted) Watch(stream pb.Watch_WatchServer) error {
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
+	created := &pb.WatchResponse{Header: s.header(1, s.revision, s.term), Created: true}
+	for _, answer := range append([]*pb.WatchResponse{created}, s.answers...) {
+		if err := stream.Send(answer); err != nil {
+			return err
+		}
+	}
+	<-stream.Context().Done()
+	return nil
+}
+
+// What a watch must not say ends it, and is not delivered; what lags is no proof of life.
+func TestFollowDistrustsTheWatch(t *testing.T) {
+	t.Parallel()
+	event := func(revision int64) *mvccpb.Event {
+		return &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: revision, Version: 1}}
+	}
+	header := (&scripted{}).header
+	tests := []struct {
+		name      string
+		answer    *pb.WatchResponse
+		delivered []etcd.UpdateKind // between the Listed and the Lost
+	}{
+		{"another cluster", &pb.WatchResponse{Header: header(2, 11, 5)}, nil},
+		{"an event of the past", &pb.WatchResponse{Header: header(1, 11, 5), Events: []*mvccpb.Event{event(9)}}, nil},
+		{"events out of order", &pb.WatchResponse{Header: header(1, 12, 5), Events: []*mvccpb.Event{event(12), event(11)}}, nil},
+		{"an event of a lower term", &pb.WatchResponse{Header: header(1, 11, 4), Events: []*mvccpb.Event{event(11)}}, nil},
+		{"a lower revision", &pb.WatchResponse{Header: header(1, 9, 5)}, nil},
+		{"a lower term", &pb.WatchResponse{Header: header(1, 11, 4)}, nil},
+		{"canceled", &pb.WatchResponse{Header: header(1, 11, 5), Canceled: true, CancelReason: "permission denied"}, nil},
+		{"a part", &pb.WatchResponse{Header: header(1, 11, 5), Fragment: true, Events: []*mvccpb.Event{event(11)}}, nil},
+		{"what the list has, with more to come", &pb.WatchResponse{Header: header(1, 20, 5), Events: []*mvccpb.Event{event(10)}}, nil},
+		{"progress", &pb.WatchResponse{Header: header(1, 11, 5)}, []etcd.UpdateKind{etcd.Progressed}},
+		{"an event", &pb.WatchResponse{Header: header(1, 11, 5), Events: []*mvccpb.Event{event(11)}}, []etcd.UpdateKind{etcd.Changed}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := &scripted{revision: 10, term: 5, answers: []*pb.WatchResponse{tt.answer}}
+			c := fake(t, services{kv: s, watch: s})
+			var kinds []etcd.UpdateKind
+			ctx, cancel := context.WithCancel(t.Context())
+			etcd.Follow(ctx, c, etcd.FollowOptions{Progress: 100 * time.Millisecond, Silence: 500 * time.Millisecond}, func(u etcd.Update) {
+				kinds = append(kinds, u.Kind)
+				if u.Kind == etcd.Lost {
+					cancel()
+				}
+			})
+			want := append(append([]etcd.UpdateKind{etcd.Listed}, tt.delivered...), etcd.Lost)
+			if !slices.Equal(kinds, want) {
+				t.Errorf("delivered %v, want %v", kinds, want)
+			}
+		})
+	}
+}
