@@ -1,7 +1,7 @@
 package api
 
 import (
-	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -31,6 +31,8 @@ type metrics struct {
 	// none counts the requests that fit no route.
 	none    routeMetrics
 	handler fasthttp.RequestHandler
+	// registered are the collectors that the registry has taken.
+	registered []prometheus.Collector
 
 	jobs, watchers, revision, watchAge, leaderAge, frozen, weakened, unreadable *prometheus.Desc
 }
@@ -62,9 +64,11 @@ func newMetrics(s *Server) (*metrics, error) {
 	}
 	for _, c := range []prometheus.Collector{m.requests, m.duration, m} {
 		if err := s.o.Registry.Register(c); err != nil {
+			// Only its own: a registry takes collectors of the same metrics for the same.
 			m.unregister(s.o.Registry)
-			return nil, errors.Join(errors.New("register the API's metrics"), err)
+			return nil, fmt.Errorf("register the API's metrics: %w", err)
 		}
+		m.registered = append(m.registered, c)
 	}
 	for _, r := range s.routes {
 		r.counts = m.of(r.pattern)
@@ -78,9 +82,9 @@ func newMetrics(s *Server) (*metrics, error) {
 }
 
 func (m *metrics) unregister(from *prometheus.Registry) {
-	from.Unregister(m.requests)
-	from.Unregister(m.duration)
-	from.Unregister(m)
+	for _, c := range m.registered {
+		from.Unregister(c)
+	}
 }
 
 func (m *metrics) of(route string) routeMetrics {

@@ -48,12 +48,10 @@ type schemas object
 
 func (s schemas) operation(r *route) (object, error) {
 	parameters := []object{}
-	for _, segment := range r.segments {
-		if name, varies := strings.CutPrefix(segment, "{"); varies {
-			parameters = append(parameters, object{
-				"name": strings.TrimSuffix(name, "}"), "in": "path", "required": true, "schema": object{"type": "string"},
-			})
-		}
+	for _, name := range r.names {
+		parameters = append(parameters, object{
+			"name": name, "in": "path", "required": true, "schema": object{"type": "string"},
+		})
 	}
 	for _, p := range r.parameters {
 		parameters = append(parameters, p.document())

@@ -15,9 +15,11 @@ import (
 // from, and what metrics are labelled with.
 type route struct {
 	// pattern is the path, with names in braces for what varies.
-	pattern  string
-	segments []string
-	summary  string
+	pattern string
+	// prefix is the pattern up to its first name, suffix what comes after its last, and names are those between.
+	prefix, suffix string
+	names          []string
+	summary        string
 	// parameters are those that the query may have.
 	parameters []parameter
 	// answer is a value of the type of the answer in JSON; nil if content is something else.
@@ -60,9 +62,18 @@ func routes() []*route {
 		{pattern: "/", summary: "Where the API is.", content: "text/html", early: true, handle: (*Server).getPage},
 	}
 	for _, r := range table {
-		r.segments = strings.Split(r.pattern[1:], "/")
+		r.parse()
 	}
 	return table
+}
+
+func (r *route) parse() {
+	rest, varies := "", false
+	if r.prefix, rest, varies = strings.Cut(r.pattern, "{"); !varies {
+		return
+	}
+	end := strings.LastIndexByte(rest, '}')
+	r.suffix, r.names = rest[end+1:], strings.Split(rest[:end], "}/{")
 }
 
 func concat(lists ...[]parameter) (all []parameter) {
@@ -74,7 +85,9 @@ func concat(lists ...[]parameter) (all []parameter) {
 
 // request is one request while it is answered. Its strings are valid as long: fasthttp uses their bytes again.
 type request struct {
-	ctx   *fasthttp.RequestCtx
+	ctx *fasthttp.RequestCtx
+	// begin is when it began, by the board's clock.
+	begin time.Time
 	route *route
 	// names are what the braces of the pattern stand for.
 	names [4]string
@@ -86,35 +99,41 @@ type request struct {
 
 // match says whether the path fits the route, and takes the names out of it.
 func (r *request) match(route *route, path string) bool {
-	rest, n := path[1:], 0
-	for i, want := range route.segments {
-		segment, after, more := strings.Cut(rest, "/")
-		if more == (i == len(route.segments)-1) {
-			return false
-		}
-		if strings.HasPrefix(want, "{") {
-			if segment == "" {
-				return false
-			}
-			if n == 1 {
-				r.path = rest
-			}
-			r.names[n] = segment
-			n++
-		} else if segment != want {
-			return false
-		}
-		rest = after
+	if route.names == nil {
+		return path == route.pattern
 	}
-	r.route = route
+	rest, fits := strings.CutPrefix(path, route.prefix)
+	if fits && route.suffix != "" {
+		rest, fits = strings.CutSuffix(rest, route.suffix)
+	}
+	if !fits {
+		return false
+	}
+	for i := range route.names {
+		if i == 1 {
+			r.path = rest
+		}
+		end := strings.IndexByte(rest, '/')
+		if last := i == len(route.names)-1; last != (end < 0) {
+			return false
+		} else if last {
+			end = len(rest)
+		}
+		if end == 0 {
+			return false
+		}
+		r.names[i] = rest[:end]
+		rest = rest[min(end+1, len(rest)):]
+	}
 	return true
 }
 
 // serve answers one request.
 func (s *Server) serve(ctx *fasthttp.RequestCtx) {
-	r := request{ctx: ctx}
-	defer s.finish(&r)
-	if p := s.dispatch(&r); p != nil {
+	r := s.requests.Get().(*request)
+	*r = request{ctx: ctx, begin: s.o.Board.Now()}
+	defer s.finish(r)
+	if p := s.dispatch(r); p != nil {
 		p.Instance = string(ctx.Path())
 		p.write(ctx)
 	}
@@ -127,7 +146,9 @@ func (s *Server) finish(r *request) {
 		problem(fasthttp.StatusInternalServerError, kindInternal, "Something went wrong inside the server",
 			"the server's log has the cause: please report it").write(r.ctx)
 	}
-	s.metrics.served(r.route, r.ctx.Response.StatusCode(), time.Since(r.ctx.Time()))
+	s.metrics.served(r.route, r.ctx.Response.StatusCode(), s.o.Board.Now().Sub(r.begin))
+	*r = request{}
+	s.requests.Put(r)
 }
 
 func (s *Server) dispatch(r *request) *Problem {
@@ -137,6 +158,7 @@ func (s *Server) dispatch(r *request) *Problem {
 	}
 	for _, route := range s.routes {
 		if r.match(route, path) {
+			r.route = route
 			break
 		}
 	}
@@ -154,11 +176,11 @@ func (s *Server) dispatch(r *request) *Problem {
 	}
 	snapshot := s.o.Board.Snapshot()
 	if !r.route.early {
-		if p := s.unready(snapshot); p != nil {
+		if p := unready(snapshot); p != nil {
 			return p
 		}
 	}
-	r.view = snapshot.At(s.o.Board.Now())
+	r.view = snapshot.At(r.begin)
 	return r.route.handle(s, r)
 }
 

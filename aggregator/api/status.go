@@ -104,14 +104,9 @@ func checks(v *board.Snapshot) []Check {
 	return append(list, epoch)
 }
 
-// unready says what is missing as long as the board is incomplete. An incomplete board must not answer: it would say
-// of jobs that it has not read yet that they do not exist.
-func (s *Server) unready(v *board.Snapshot) *Problem {
-	complete := v.Identity().Epoch > 0
-	for f := range board.Feeds() {
-		complete = complete && v.Feed(board.Feed(f)).Listed
-	}
-	if complete {
+// unready says so as long as the board is incomplete.
+func unready(v *board.Snapshot) *Problem {
+	if v.Complete() {
 		return nil
 	}
 	p := problem(fasthttp.StatusServiceUnavailable, kindNotReady, "The server is not ready",
@@ -121,7 +116,7 @@ func (s *Server) unready(v *board.Snapshot) *Problem {
 }
 
 func (s *Server) getReady(r *request) *Problem {
-	p := s.unready(r.view.Snapshot)
+	p := unready(r.view.Snapshot)
 	list := []Check{}
 	if r.query.on("verbose") {
 		list = checks(r.view.Snapshot)

@@ -239,9 +239,13 @@ func (s *Snapshot) prove(f Feed, u etcd.Update, now time.Time) {
 	health.Listed = health.Listed || u.Kind == etcd.Listed
 }
 
-// stamp renders up to when witnessed verdicts are vouched for: a verdict is as fresh as the feed that brought it and
-// the settler that would have changed it.
+// stamp fills in what follows from the rest. Witnessed verdicts are vouched for up to lastSeen: a verdict is as fresh as
+// the feed that brought it and the settler that would have changed it.
 func (s *Snapshot) stamp() {
+	s.complete = s.identity.Epoch > 0
+	for _, health := range s.feeds {
+		s.complete = s.complete && health.Listed
+	}
 	seen := s.feeds[Verdicts].Proven
 	if s.led.Before(seen) {
 		seen = s.led

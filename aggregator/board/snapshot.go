@@ -37,6 +37,7 @@ type Snapshot struct {
 
 	// prefix is the JSON of every job up to its namespace, and lastSeen the proof of life of the verdicts' feed.
 	prefix, lastSeen string
+	complete         bool
 	next             chan struct{}
 }
 
@@ -80,6 +81,10 @@ func (s *Snapshot) Get(path string) *Job {
 func (s *Snapshot) Ascend(from string, visit func(*Job) bool) {
 	s.jobs.Ascend(from, func(_ string, j *Job) bool { return visit(j) })
 }
+
+// Complete says whether every feed was listed once, and the epoch is known. A board that is not complete must not be
+// asked about jobs: it would say of those that it has not read yet that they do not exist. Once complete it stays so.
+func (s *Snapshot) Complete() bool { return s.complete }
 
 // Feed says how well a prefix is known.
 func (s *Snapshot) Feed(f Feed) FeedHealth { return s.feeds[f] }
