@@ -1,6 +1,7 @@
 package settle
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -48,6 +49,7 @@ type entry struct {
 
 	writing   bool
 	sealed    bool // what lies in the store cannot be read
+	retiring  bool // a Forget was asked for; whether it happened, its Erased tells
 	forgotten bool // retired; only reports remain, which had their say
 
 	wake  time.Duration
@@ -118,8 +120,7 @@ func (c *Core) Step(event Event) []Effect {
 	case Progress:
 		c.progress(in)
 	case Lost:
-		c.health.lose(in.Source, in.Why, c.now)
-		c.tellCondition()
+		c.lost(in)
 	case Beat:
 		c.beat(in.Beat)
 	case Silent:
@@ -165,21 +166,17 @@ func (c *Core) listing(in Listing) {
 		c.weighed = 0 // another store counts its revisions anew
 	}
 	c.health.list(in.Source, in.Epoch)
-	if in.Source == Agents && c.health.sources[Agents].rounds > 1 {
-		c.shake("a gap in the watch of the agents' records")
-	}
 }
 
-// synced ends the round: what was not told again is gone.
+// synced ends the round: what was not told again is gone. All that is gone is noted first, then the observer is judged, then the
+// jobs: mass silence must be seen as such before anything is concluded from its parts.
 func (c *Core) synced(in Synced) {
-	c.health.sync(in.Source, c.now)
 	round := c.health.sources[in.Source].rounds
 	switch in.Source {
 	case Agents:
-		c.weighed = max(c.weighed, in.Revision)
 		for _, w := range c.witnesses {
-			if w.told != round {
-				c.silent(w.agent)
+			if w.told != round && w.beating {
+				c.mute(w)
 			}
 		}
 		for _, e := range c.jobs {
@@ -189,17 +186,36 @@ func (c *Core) synced(in Synced) {
 				}
 			}
 		}
+		c.weighed = max(c.weighed, in.Revision)
 	case Verdicts:
 		for _, e := range c.jobs {
 			if e.told != round {
-				c.erased(e.key)
+				c.lose(e)
 			}
 		}
 	}
-	for _, e := range c.jobs {
-		c.settle(e)
+	c.health.sync(in.Source, c.now)
+	if in.Source == Agents && round > 1 {
+		c.shake(gap)
 	}
 	c.judgeSilence()
+	for _, w := range c.witnesses {
+		c.release(w)
+	}
+	for _, e := range c.jobs {
+		c.settle(e)
+		c.retire(e)
+	}
+	slices.SortFunc(c.effects, byKey) // the order of maps must not show
+	c.tellCondition()
+}
+
+// lost ends the following of a source. Whoever fell silent just before may have done so for the same cause.
+func (c *Core) lost(in Lost) {
+	if in.Source == Agents && c.health.sources[Agents].synced {
+		c.shake(gap)
+	}
+	c.health.lose(in.Source, in.Why, c.now)
 	c.tellCondition()
 }
 
@@ -227,56 +243,88 @@ func (c *Core) beat(b evidence.Beat) {
 		c.hear(w)
 	case !w.beating && was.beating:
 		c.miss(w, false)
+	case w.goodbye:
+		c.excuse(w)
 	}
-	c.reassess(w, was, c.now)
+	c.turn(w, was, c.followed())
 	c.judgeSilence()
+	c.resettle(w)
 }
 
-// silent takes the loss of a beat. A lease that ran out was kept for the last time one lease time ago; a goodbye comes as it is said.
+// silent takes the loss of a beat.
 func (c *Core) silent(agent evidence.Agent) {
 	w := c.witnesses[agent]
 	if w == nil {
 		return
 	}
 	w.told = c.health.sources[Agents].rounds
-	if !w.beating {
-		c.release(w)
-		return
+	if w.beating {
+		c.mute(w)
+		c.judgeSilence()
+		c.resettle(w)
 	}
+	c.release(w)
+}
+
+// mute takes a witness's beat away. A lease that ran out was kept for the last time one lease time ago.
+func (c *Core) mute(w *witness) {
 	was := *w
 	w.beating, w.unread = false, false
 	c.miss(w, true)
-	c.reassess(w, was, c.now-c.cfg.Lease)
-	c.judgeSilence()
-	c.release(w)
+	c.turn(w, was, min(c.now-c.cfg.Lease, c.followed()))
 }
 
 func (c *Core) unreadableBeat(agent evidence.Agent) {
 	w := c.witness(agent)
 	w.told = c.health.sources[Agents].rounds
 	was := *w
-	w.unread = true
-	c.reassess(w, was, c.now)
+	w.unread, w.beating, w.goodbye = true, true, false
+	if !was.beating {
+		c.hear(w)
+	}
+	c.turn(w, was, c.followed())
+	c.resettle(w)
 }
 
-// reassess settles anew the jobs that a witness speaks of, after its beat changed from was.
-func (c *Core) reassess(w *witness, was witness, lastProof time.Duration) {
-	group := c.clusters[w.agent.ClusterKey()]
-	if group == nil {
-		return
-	}
-	for _, e := range group.jobs {
-		i := e.sightBy(w)
-		if i < 0 {
-			continue
-		}
+// turn notes what ended for the sights of a witness whose beat changed from was.
+func (c *Core) turn(w *witness, was witness, lastProof time.Duration) {
+	for e, i := range c.sights(w) {
 		s := &e.sights[i]
 		before := *s
 		before.by = &was
 		s.turn(before.live(), lastProof)
 		c.noteDenial(s)
+	}
+}
+
+// resettle settles the jobs that a witness speaks of.
+func (c *Core) resettle(w *witness) {
+	for e := range c.sights(w) {
 		c.settle(e)
 	}
+}
+
+// sights are those of one witness, each with its job and its place there.
+func (c *Core) sights(w *witness) iter.Seq2[*entry, int] {
+	return func(yield func(*entry, int) bool) {
+		group := c.clusters[w.agent.ClusterKey()]
+		if group == nil {
+			return
+		}
+		for _, e := range group.jobs {
+			if i := e.sightBy(w); i >= 0 && !yield(e, i) {
+				return
+			}
+		}
+	}
+}
+
+// followed is up to when the agents' records are known: what lived then may have died since.
+func (c *Core) followed() time.Duration {
+	if source := &c.health.sources[Agents]; !source.synced {
+		return source.progress
+	}
+	return c.now
 }
 
 // reported takes what an agent says of a job.
@@ -287,7 +335,7 @@ func (c *Core) reported(in Reported) {
 	e := c.entry(r.Key())
 	i := e.sightBy(w)
 	if i < 0 {
-		e.sights = append(e.sights, sight{by: w, proven: c.now})
+		e.sights = append(e.sights, sight{by: w, proven: c.now - c.cfg.Lease})
 		i = len(e.sights) - 1
 		w.reported++
 	}
@@ -298,9 +346,21 @@ func (c *Core) reported(in Reported) {
 	}
 	was := s.live()
 	s.report, s.revision, s.unreadable = r, in.Revision, false
-	s.turn(was, c.now)
+	s.turn(was, c.followed())
 	c.noteDenial(s)
 	c.settle(e)
+	if s.live() && !was {
+		c.reconsider(w)
+	}
+}
+
+// reconsider settles what a witness denies, when it tells of a job that it did not tell of before: a later one may be it (S8).
+func (c *Core) reconsider(w *witness) {
+	for e, i := range c.sights(w) {
+		if e.sights[i].denied > 0 {
+			c.settle(e)
+		}
+	}
 }
 
 func (c *Core) unreported(agent evidence.Agent, jobID string) {
@@ -326,7 +386,7 @@ func (c *Core) unreadableReport(agent evidence.Agent, jobID string) {
 		s.told = c.health.sources[Agents].rounds
 		was := s.live()
 		s.unreadable = true
-		s.turn(was, c.now)
+		s.turn(was, c.followed())
 		c.settle(e)
 	}
 }
@@ -339,7 +399,7 @@ func (c *Core) stored(in Stored) {
 	if e.revision == in.Revision {
 		return
 	}
-	e.writing = false
+	e.writing, e.retiring, e.forgotten = false, false, false
 	e.revision = in.Revision
 	if behind := e.account.Books.Sequence - in.Account.Books.Sequence; behind > 0 {
 		// The store was set back. What was known here was true before, and is said again, after what the store still has.
@@ -358,17 +418,20 @@ func (c *Core) stored(in Stored) {
 
 // erased takes the disappearance of a verdict. If it was retired, that was the purpose; if not, it is written again.
 func (c *Core) erased(key job.Key) {
-	e := c.jobs[key]
-	if e == nil || e.revision == 0 && !e.sealed {
-		return
-	}
-	e.revision, e.sealed, e.writing = 0, false, false
-	if c.retirable(e) {
-		e.forgotten = true
+	if e := c.jobs[key]; e != nil {
+		c.lose(e)
+		c.settle(e)
 		c.retire(e)
+	}
+}
+
+// lose notes that a verdict is not in the store any more.
+func (c *Core) lose(e *entry) {
+	if e.revision == 0 && !e.sealed {
 		return
 	}
-	c.settle(e)
+	e.forgotten = e.retiring || c.retirable(e)
+	e.revision, e.sealed, e.writing, e.retiring = 0, false, false, false
 }
 
 func (c *Core) unreadableVerdict(key job.Key) {
@@ -401,7 +464,8 @@ func (c *Core) entry(key job.Key) *entry {
 			group = &cluster{}
 			c.clusters[key.ClusterKey()] = group
 		}
-		e = &entry{key: key, cluster: group, place: -1, proven: c.now}
+		// Whoever is not heard of when a job is first met has been silent for a lease time at least.
+		e = &entry{key: key, cluster: group, place: -1, proven: c.now - c.cfg.Lease}
 		e.account.Key = key
 		e.told = c.health.sources[Verdicts].rounds
 		group.jobs = append(group.jobs, e)
@@ -413,7 +477,7 @@ func (c *Core) entry(key job.Key) *entry {
 // drop takes the i-th sight from a job. What it proved, it has proved.
 func (c *Core) drop(e *entry, i int) {
 	s := e.sights[i]
-	e.proven = max(e.proven, s.provenAt(c.now))
+	e.proven = max(e.proven, s.provenAt(c.followed()))
 	s.by.reported--
 	e.sights = slices.Delete(e.sights, i, i+1)
 	c.release(s.by)
@@ -428,7 +492,7 @@ func (c *Core) release(w *witness) {
 
 // retire lets go of a job of which nothing is left, in the store or in reports.
 func (c *Core) retire(e *entry) {
-	if e.revision != 0 || e.sealed || len(e.sights) > 0 || e.account.Verdict.Attempt.Number != 0 && !e.forgotten {
+	if e.revision != 0 || e.sealed || e.writing || len(e.sights) > 0 || e.account.Verdict.Attempt.Number != 0 && !e.forgotten {
 		return
 	}
 	c.due.remove(e)

@@ -17,6 +17,7 @@ type health struct {
 	watched time.Duration
 	ticked  time.Duration
 	ticking bool
+	late    bool // the last tick was
 	// graceFrom is where every grace clock starts anew, on the watched clock.
 	graceFrom time.Duration
 
@@ -67,6 +68,16 @@ func (h *health) sync(s Source, now time.Duration) {
 	src.synced, src.why, src.progress = true, "", now
 }
 
+// synced says whether each source has told all.
+func (h *health) synced() bool {
+	for i := range h.sources {
+		if !h.sources[i].synced {
+			return false
+		}
+	}
+	return true
+}
+
 func (h *health) lose(s Source, why string, now time.Duration) {
 	src := &h.sources[s]
 	if src.synced {
@@ -89,10 +100,10 @@ func (h *health) progress(s Source, term uint64, now time.Duration) (changed boo
 // tick lets the watched clock pass, unless this round was no healthy one.
 func (h *health) tick(now time.Duration, cfg Config) {
 	passed := now - h.ticked
-	late := h.ticking && passed > cfg.Tick+cfg.Late
+	h.late = h.ticking && passed > cfg.Tick+cfg.Late
 	first := !h.ticking
 	h.ticked, h.ticking = now, true
-	if first || late || h.frozen || !h.fresh(now, cfg) {
+	if first || h.late || h.frozen || !h.fresh(now, cfg) {
 		return
 	}
 	h.watched += passed
@@ -110,7 +121,7 @@ func (h *health) fresh(now time.Duration, cfg Config) bool {
 
 // judges says whether something negative may be concluded now.
 func (h *health) judges(now time.Duration, cfg Config) bool {
-	return !h.frozen && h.fresh(now, cfg) && now-h.ticked <= cfg.Tick+cfg.Late
+	return !h.frozen && !h.late && h.fresh(now, cfg) && now-h.ticked <= cfg.Tick+cfg.Late
 }
 
 // grace is for how long the observer has watched healthily since a moment of the watched clock, and since graces last began anew.
@@ -121,6 +132,8 @@ func (h *health) grace(since time.Duration) time.Duration {
 func (h *health) shakenWithin(d, now time.Duration) bool {
 	return h.everShaken && now-h.shaken <= d
 }
+
+const gap = "a gap in the watch of the agents' records"
 
 // shake takes a sign that etcd may have dropped leases of healthy agents: who was lost lately, or will be soon, is suspect of nothing (S9).
 func (c *Core) shake(by string) {

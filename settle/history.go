@@ -118,17 +118,16 @@ func (j *judgement) mark(s *sight) (number int64, known bool) {
 	return 0, false
 }
 
-// setMark notes that all that the witness saw is in the history now. The one listened to last stands last; the oldest falls out.
-func (j *judgement) setMark(s *sight) {
-	n := len(s.report.Transitions)
-	if n == 0 {
+// setMark notes that what the witness saw is in the history, up to a number. The one listened to last stands last; the oldest falls out.
+func (j *judgement) setMark(s *sight, number int64) {
+	if number == 0 {
 		return
 	}
 	j.own()
 	b := &j.account.Books
 	uid := s.by.agent.PodUID
 	b.Marks = slices.DeleteFunc(b.Marks, func(m job.Mark) bool { return m.Witness == uid })
-	b.Marks = bounded(append(b.Marks, job.Mark{Witness: uid, Number: s.report.Transitions[n-1].Number}), job.MarkLimit)
+	b.Marks = bounded(append(b.Marks, job.Mark{Witness: uid, Number: number}), job.MarkLimit)
 }
 
 func bounded[T any](list []T, limit int) []T {

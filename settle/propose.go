@@ -1,6 +1,7 @@
 package settle
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/evidence"
@@ -28,9 +29,13 @@ func (c *Core) propose(j *judgement) {
 	}
 	// Whoever saw the same has nothing more to say.
 	for i := range e.sights {
-		if s := &e.sights[i]; s.report != nil && s.report.StartTime == v.Attempt.StartTime && s.report.State == v.State {
-			if number, known := j.mark(s); !known || len(s.report.Transitions) > 0 && number < s.report.Transitions[len(s.report.Transitions)-1].Number {
-				j.setMark(s)
+		s := &e.sights[i]
+		if s.report == nil || s.report.StartTime != v.Attempt.StartTime || s.report.State != v.State {
+			continue
+		}
+		if n := len(s.report.Transitions); n > 0 {
+			if number, _ := j.mark(s); number < s.report.Transitions[n-1].Number {
+				j.setMark(s, s.report.Transitions[n-1].Number)
 			}
 		}
 	}
@@ -41,7 +46,7 @@ func (c *Core) propose(j *judgement) {
 		b.OverAt = c.wall
 	}
 	v.Evidence = statements(e.sights)
-	e.writing = true
+	e.writing, e.forgotten, e.retiring = true, false, false
 	c.due.remove(e)
 	c.effects = append(c.effects, Write{Account: j.account, Entries: j.entries, IfRevision: e.revision})
 }
@@ -115,29 +120,23 @@ func (c *Core) forget(e *entry) {
 	for i := range e.sights {
 		reports = append(reports, e.sights[i].by.agent)
 	}
-	e.writing = true
+	e.writing, e.retiring = true, true
 	c.effects = append(c.effects, Forget{Key: e.key, Reports: reports, IfRevision: e.revision})
 }
 
-// retired says whether a job was forgotten and only reports remain that had their say. It returns with a new attempt.
-func (c *Core) retired(e *entry) bool {
-	if !e.forgotten {
-		return false
+// byKey orders effects by their jobs.
+func byKey(a, b Effect) int { return compareKeys(effectKey(a), effectKey(b)) }
+
+func effectKey(effect Effect) (key job.Key) {
+	switch e := effect.(type) {
+	case Write:
+		key = e.Account.Key
+	case Forget:
+		key = e.Key
 	}
-	b := &e.account.Books
-	for i := range e.sights {
-		s := &e.sights[i]
-		if s.report == nil || s.report.StartTime == e.account.Verdict.Attempt.StartTime {
-			continue
-		}
-		seen := false
-		for _, past := range b.Past {
-			seen = seen || past == s.report.StartTime
-		}
-		if !seen {
-			e.forgotten = false
-			return false
-		}
-	}
-	return true
+	return key
+}
+
+func compareKeys(a, b job.Key) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.ID, b.ID))
 }

@@ -11,16 +11,16 @@ import (
 )
 
 // settle judges one job by all that is known of it, and proposes a Write if the judgement is another than the verdict that
-// counts. It leaves the job in the schedule if time alone may change the judgement.
+// counts. It leaves the job in the schedule if time alone may change the judgement. On half of the evidence nothing is judged.
 func (c *Core) settle(e *entry) {
-	if e.writing || e.sealed || !c.health.sources[Verdicts].synced || c.retired(e) {
+	if e.writing || e.sealed || !c.health.synced() {
 		return
 	}
-	j := judgement{core: c, entry: e, account: e.account, wake: never}
+	j := judgement{core: c, entry: e, account: e.account, heard: e.account.Books.Weighed, wake: never}
 	j.rewind()
 	j.listen()
-	if j.account.Verdict.Attempt.Number == 0 {
-		return
+	if j.account.Verdict.Attempt.Number == 0 || e.forgotten && j.account.Verdict.Attempt == e.account.Verdict.Attempt {
+		return // nothing is known yet; or nothing but what was forgotten, which returns with a new attempt only
 	}
 	j.vouch()
 	j.conclude()
@@ -70,6 +70,8 @@ type judgement struct {
 	positive bool
 	// owned says that the books' lists are the judgement's own copies.
 	owned bool
+	// heard is the store's revision up to which silent agents' records have had their say.
+	heard int64
 	// anew says that the verdict must be written though nothing changed.
 	anew bool
 	wake time.Duration
@@ -91,43 +93,54 @@ func (j *judgement) rewind() {
 
 // listen takes over what the witnesses saw, one after another, the best first (S4, S5, S7).
 func (j *judgement) listen() {
-	for range j.entry.sights {
-		s := j.speaker()
-		if s == nil || !j.take(s) {
+	var waiting []*sight
+	for range 2 * len(j.entry.sights) {
+		s, rank := j.speaker(waiting)
+		if s == nil {
 			return
+		}
+		switch news := j.news(s); {
+		case news && !j.take(s):
+			waiting = append(waiting, s) // the next best may have a say meanwhile
+		case !news && rank != formerSight:
+			return
+		}
+		if rank == formerSight {
+			j.heard = s.revision
 		}
 	}
 }
 
-// Ranks of a sight as a speaker. Between equals the lower pod uid speaks: every settler must choose alike, in whatever order it heard them.
+// Ranks of a sight as a speaker. An echo is a job's earlier ending, told once more as a failure: the last to be listened to.
 const (
 	mute = iota
+	echo
 	formerSight
-	unseenEnding
 	liveSight
 	liveAttempt
 	ending
 )
 
-// speaker is the best witness that has something to say which is not in the history.
-func (j *judgement) speaker() *sight {
-	var best *sight
-	bestRank := mute
+// speaker is the best witness, apart from those that wait, and its rank.
+func (j *judgement) speaker(waiting []*sight) (best *sight, bestRank int) {
 	for i := range j.entry.sights {
 		s := &j.entry.sights[i]
-		if rank := j.rank(s); rank > bestRank || rank == bestRank && rank != mute && s.before(best) {
+		rank := j.rank(s)
+		if rank == mute || rank < bestRank || slices.Contains(waiting, s) {
+			continue
+		}
+		if rank > bestRank || s.before(best, rank) {
 			best, bestRank = s, rank
 		}
 	}
-	if best == nil || !j.news(best) {
-		return nil
-	}
-	return best
+	return best, bestRank
 }
 
-func (s *sight) before(other *sight) bool {
-	if !s.live() && !other.live() && s.revision != other.revision {
-		return s.revision > other.revision
+// before orders sights of one rank. What silent agents left is replayed in the order in which the store received it. Between live witnesses
+// the lower pod uid speaks: every settler must choose alike, in whatever order it heard them.
+func (s *sight) before(other *sight, rank int) bool {
+	if rank == formerSight && s.revision != other.revision {
+		return s.revision < other.revision
 	}
 	return s.by.agent.PodUID < other.by.agent.PodUID
 }
@@ -143,22 +156,15 @@ func (j *judgement) rank(s *sight) int {
 	switch {
 	case current && ended(*v):
 		return mute
-	case alreadyDone(r):
-		if v.Over == job.Yes || j.vouched() || v.Attempt.Number > 0 && !s.live() && s.revision <= j.account.Books.Weighed {
-			return mute
-		}
-		return unseenEnding
-	case current && r.State.Terminal():
+	case current && r.State.Terminal() && !alreadyDone(r):
 		return ending
+	case unseen && s.live() && alreadyDone(r):
+		return echo
 	case unseen && s.live():
 		return liveAttempt
 	case current && s.live():
 		return liveSight
-	case unseen && v.Attempt.Number == 0:
-		return unseenEnding
-	case unseen && s.revision > j.account.Books.Weighed && r.State.Terminal() && !j.vouched():
-		return unseenEnding
-	case current && s.revision > j.account.Books.Weighed && !j.vouched():
+	case s.revision > j.heard && (unseen || current && v.Over != job.Yes) && !j.vouched():
 		return formerSight
 	}
 	return mute
@@ -173,7 +179,7 @@ func (j *judgement) witness() *sight {
 	var best *sight
 	for i := range j.entry.sights {
 		s := &j.entry.sights[i]
-		if s.live() && v.Attempt.Number > 0 && s.report.StartTime == v.Attempt.StartTime && (best == nil || s.before(best)) {
+		if s.live() && v.Attempt.Number > 0 && s.report.StartTime == v.Attempt.StartTime && (best == nil || s.before(best, liveSight)) {
 			best = s
 		}
 	}
@@ -183,12 +189,16 @@ func (j *judgement) witness() *sight {
 // news says whether the sight would change anything.
 func (j *judgement) news(s *sight) bool {
 	v, r := &j.account.Verdict, s.report
-	if v.Attempt.Number == 0 || r.StartTime != v.Attempt.StartTime || r.State != v.State {
-		return true
+	if alreadyDone(r) {
+		return v.Over != job.Yes
 	}
 	number, known := j.mark(s)
 	n := len(r.Transitions)
-	return known && n > 0 && r.Transitions[n-1].Number > number
+	fresh := known && n > 0 && r.Transitions[n-1].Number > number
+	if known && !fresh && !s.live() && !r.State.Terminal() {
+		return false // it had its say; this is an older record of it, or another witness spoke since
+	}
+	return fresh || v.Attempt.Number == 0 || r.StartTime != v.Attempt.StartTime || r.State != v.State
 }
 
 // alreadyDone says whether Flink reports the job as FAILED only because it found that the job ended in an earlier life
@@ -202,30 +212,38 @@ func isAlreadyDone(t evidence.Transition) bool {
 	return t.State == job.Failed && strings.Contains(t.Cause, "JobAlreadyDoneException")
 }
 
-// take brings what a witness saw into the account. It says whether the account is another now.
+// take brings what a witness saw into the account, up to where something must wait. It says whether the account is another now.
 func (j *judgement) take(s *sight) bool {
-	r := s.report
-	changed := false
-	fresh := j.unheard(s)
-	for _, t := range fresh {
-		done, waits := j.apply(t)
-		changed = changed || done
-		if waits {
-			return changed
+	r, v := s.report, &j.account.Verdict
+	fresh, missed := j.unheard(s)
+	changed, waits := false, false
+	number := int64(0)
+	hear := func(t evidence.Transition) {
+		takes, must := j.weigh(t)
+		if waits = must; waits || !takes {
+			return
 		}
+		if missed > 0 {
+			j.gap(missed) // invariant 10
+			missed = 0
+		}
+		j.apply(t)
+		changed = true
 	}
-	v := &j.account.Verdict
-	if r.StartTime != v.Attempt.StartTime || r.State != v.State {
+	for _, t := range fresh {
+		if hear(t); waits {
+			break
+		}
+		number = t.Number
+	}
+	if !waits && (r.StartTime != v.Attempt.StartTime || r.State != v.State) {
 		// All its transitions are in the history, and another witness said something else since.
 		t := evidence.Transition{State: r.State, StartTime: r.StartTime, At: r.LastAnswer, Via: r.Via}
 		if n := len(r.Transitions); n > 0 {
 			t = r.Transitions[n-1]
 		}
-		done, waits := j.apply(t)
-		changed = changed || done
-		if waits {
-			return changed
-		}
+		hear(t)
+		number = t.Number
 	}
 	if !changed {
 		return false
@@ -233,72 +251,74 @@ func (j *judgement) take(s *sight) bool {
 	j.positive = true
 	if !s.live() && v.Over != job.Yes {
 		// It saw this once; that it is so now, nobody says.
-		v.Certainty, v.Reason = job.Held, s.reason()
+		v.Certainty, v.Reason, v.LastSeen = job.Held, s.reason(), r.LastAnswer
 		if n := len(j.entries); n > 0 {
 			j.entries[n-1].Certainty, j.entries[n-1].Reason = v.Certainty, v.Reason
-			if j.account.Books.Fold != nil {
-				j.account.Books.Fold = nil
-			}
+			j.account.Books.Recent, j.account.Books.Fold = nil, nil
 		}
 	}
 	j.describe(r)
-	j.setMark(s)
+	j.setMark(s, number)
 	return true
 }
 
-// unheard gives the transitions of a witness that are not in the history. A hole in their numbers is a gap in it (invariant 10).
-func (j *judgement) unheard(s *sight) []evidence.Transition {
+// unheard gives the transitions of a witness that are not in the history, and how many before them it does not tell any more.
+func (j *judgement) unheard(s *sight) (fresh []evidence.Transition, missed int64) {
 	all := s.report.Transitions
 	if len(all) == 0 {
-		return nil
+		return nil, 0
 	}
 	v := &j.account.Verdict
 	number, known := j.mark(s)
 	switch {
 	case known:
-		if missed := all[0].Number - number - 1; missed > 0 {
-			j.gap(missed)
-		}
 		i := slices.IndexFunc(all, func(t evidence.Transition) bool { return t.Number > number })
 		if i < 0 {
-			return nil
+			return nil, 0
 		}
-		return all[i:]
+		return all[i:], all[i].Number - number - 1
 	case v.Attempt.Number == 0:
-		if missed := all[0].Number - 1; missed > 0 {
-			j.gap(missed)
-		}
-		return all
+		return all, all[0].Number - 1
 	}
 	// A witness that was not listened to before: what stands is what it saw too, up to there.
 	for i := len(all) - 1; i >= 0; i-- {
 		if all[i].StartTime == v.Attempt.StartTime && all[i].State == v.State {
-			return all[i+1:]
+			return all[i+1:], 0
 		}
 	}
-	return all
+	return all, 0
 }
 
-// apply takes over one transition. It says whether that changed anything, and whether the transition must wait for more.
-func (j *judgement) apply(t evidence.Transition) (changed, waits bool) {
+// weigh says whether a transition changes anything, and whether it must wait for more to be known of it.
+func (j *judgement) weigh(t evidence.Transition) (takes, waits bool) {
 	v := &j.account.Verdict
-	if v.Attempt.Number > 0 && slices.Contains(j.account.Books.Past, t.StartTime) {
-		return false, false // S4: a superseded attempt never returns
-	}
-	if isAlreadyDone(t) {
-		return j.applyAlreadyDone(t), false
-	}
-	anotherAttempt := v.Attempt.Number == 0 || t.StartTime != v.Attempt.StartTime
+	another := v.Attempt.Number == 0 || t.StartTime != v.Attempt.StartTime
 	switch {
-	case anotherAttempt && v.Over == job.Yes && t.State == job.Failed && t.CauseAsked != job.Yes:
-		return false, true // it may be the earlier ending, told once more as a failure (S3)
-	case !anotherAttempt && ended(*v):
+	case v.Attempt.Number > 0 && slices.Contains(j.account.Books.Past, t.StartTime):
+		return false, false // S4: a superseded attempt never returns
+	case isAlreadyDone(t):
+		return v.Over != job.Yes, false
+	case t.State == job.Failed && t.CauseAsked != job.Yes && (another || v.State == job.Initializing):
+		// Of this attempt nothing was seen that only a JobMaster does. It may be the earlier ending, told once more as a failure (S3).
+		return false, true
+	case another:
+		return true, false
+	case ended(*v):
 		return false, false // S4
-	case !anotherAttempt && v.State == t.State && (v.Over == job.Yes) == t.State.Terminal():
-		return false, false
 	}
-	correction := !anotherAttempt && v.Certainty == job.Inferred
-	if anotherAttempt {
+	return v.State != t.State || (v.Over == job.Yes) != t.State.Terminal(), false
+}
+
+// apply takes over one transition that was found to change something.
+func (j *judgement) apply(t evidence.Transition) {
+	v := &j.account.Verdict
+	if isAlreadyDone(t) {
+		j.applyAlreadyDone(t)
+		return
+	}
+	another := v.Attempt.Number == 0 || t.StartTime != v.Attempt.StartTime
+	correction := !another && v.Certainty == job.Inferred
+	if another {
 		j.begin(t.StartTime)
 	}
 	v.State, v.Possible, v.Certainty, v.Reason = t.State, 0, job.Witnessed, job.FlinkSaid
@@ -308,23 +328,16 @@ func (j *judgement) apply(t evidence.Transition) (changed, waits bool) {
 		v.Over = job.Yes
 	}
 	j.enter(t.At, correction)
-	return true, false
 }
 
 // applyAlreadyDone notes that the job ended before, where nothing better is known. Flink keeps no word of how.
-func (j *judgement) applyAlreadyDone(t evidence.Transition) bool {
+func (j *judgement) applyAlreadyDone(t evidence.Transition) {
 	v := &j.account.Verdict
-	if v.Over == job.Yes {
-		return false
-	}
-	if v.Attempt.Number == 0 {
-		v.Attempt.Number = 1
-	}
+	v.Attempt.Number = max(v.Attempt.Number, 1)
 	v.State, v.Possible, v.Over = job.Unknown, job.TerminalStates, job.Yes
 	v.Certainty, v.Reason, v.Via, v.Cause = job.Inferred, job.AlreadyDone, t.Via, ""
 	v.Since, v.LastSeen = t.At, job.StampOf(j.core.wall)
 	j.enter(t.At, false)
-	return true
 }
 
 // begin opens a new attempt.
@@ -344,6 +357,7 @@ func (j *judgement) begin(start job.Stamp) {
 func (j *judgement) vouch() {
 	c, v := j.core, &j.account.Verdict
 	if v.Over == job.Yes {
+		j.explain()
 		return
 	}
 	if s := j.witness(); s != nil {
@@ -354,9 +368,6 @@ func (j *judgement) vouch() {
 		j.positive = true
 		j.describe(s.report)
 		return
-	}
-	if !c.health.sources[Agents].synced {
-		return // who beats is not known; the boards lower what they serve by themselves (S13)
 	}
 	proven, s := j.lastProof()
 	if left := proven + c.cfg.Hold - c.now; left > 0 && v.Certainty == job.Witnessed {
@@ -375,6 +386,23 @@ func (j *judgement) vouch() {
 	}
 	v.Certainty, v.Reason = job.Held, reason
 	j.enter(job.StampOf(c.wall), false)
+}
+
+// explain takes over the cause of a failure that was asked for after the failure was told.
+func (j *judgement) explain() {
+	v := &j.account.Verdict
+	if v.State != job.Failed || v.Cause != "" {
+		return
+	}
+	for i := range j.entry.sights {
+		s := &j.entry.sights[i]
+		if r := s.report; r != nil && !s.unreadable && r.StartTime == v.Attempt.StartTime && r.State == job.Failed {
+			if j.describe(r); v.Cause != "" {
+				j.positive = true
+				return
+			}
+		}
+	}
 }
 
 // lastProof is when the attempt that stands last had a live witness, and the sight that tells best why it has none.
@@ -444,15 +472,16 @@ func (j *judgement) conclude() {
 	j.enter(v.Since, false)
 }
 
-// denial is the sight of a live witness that denies the job and whose JobManager has high availability off, or nil.
-func (j *judgement) denial() *sight {
+// denial is the sight of the live witness that has denied the job for the longest, and whose JobManager has high availability off; or nil.
+func (j *judgement) denial() (longest *sight) {
 	for i := range j.entry.sights {
 		s := &j.entry.sights[i]
-		if s.denied > 0 && s.by.beat.HighAvailability == job.No && s.report.StartTime == j.account.Verdict.Attempt.StartTime {
-			return s
+		if s.denied > 0 && s.by.beat.HighAvailability == job.No && s.report.StartTime == j.account.Verdict.Attempt.StartTime &&
+			(longest == nil || s.denied < longest.denied || s.denied == longest.denied && s.by.agent.PodUID < longest.by.agent.PodUID) {
+			longest = s
 		}
 	}
-	return nil
+	return longest
 }
 
 // newer is a live sight of another job by the same witness.

@@ -101,8 +101,6 @@ func (s *store) restore(empty bool) {
 
 func compareAgents(a, b evidence.Agent) int { return cmp.Compare(a.String(), b.String()) }
 
-func compareKeys(a, b job.Key) int { return cmp.Compare(a.String(), b.String()) }
-
 // replica is an aggregator's driver and core.
 type replica struct {
 	w    *world
@@ -242,16 +240,6 @@ func (r *replica) catchUp() {
 func isAgents(input Input) bool {
 	_, is := input.(Unreported)
 	return is
-}
-
-func effectKey(effect Effect) job.Key {
-	switch e := effect.(type) {
-	case Write:
-		return e.Account.Key
-	case Forget:
-		return e.Key
-	}
-	return job.Key{}
 }
 
 // commit is the transaction: it compares the verdict's revision. What its author sees of it goes into seen.
