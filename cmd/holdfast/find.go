@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-dev/holdfast/cmd/internal/client"
+	"github.com/holdfast-dev/holdfast/cmd/internal/flags"
 	"github.com/holdfast-dev/holdfast/cmd/internal/terminal"
 )
 
@@ -33,22 +34,23 @@ func oneJob(_ *cobra.Command, args []string) error {
 
 // find gives the job that somebody means. note is something that they should know about the choice; it may be empty.
 func find(list client.JobList, meant string, filter *filter) (found *client.Job, note string, err error) {
-	candidates := match(list.Items, meant)
+	candidates, named := match(list.Items, meant)
 	switch len(candidates) {
 	case 0:
 		return nil, "", missing(list, meant, filter)
 	case 1:
 		return candidates[0], "", nil
 	}
-	if current := current(candidates); current != nil {
-		return current, fmt.Sprintf("%s is also the name of %d jobs of this cluster that are over; 'holdfast get' shows their ids",
-			terminal.Clean(meant), len(candidates)-1), nil
+	if current := current(candidates); named && current != nil {
+		return current, fmt.Sprintf("%s is also the name of %s of this cluster that ended; 'holdfast get' shows the ids",
+			terminal.Clean(meant), counted(int64(len(candidates)-1), "job")), nil
 	}
 	return nil, "", ambiguous(candidates, meant)
 }
 
 // match gives the jobs that fit best: by id or path; else by name or pipeline; else by the beginning of their id.
-func match(jobs []client.Job, meant string) []*client.Job {
+// named says that it was by name.
+func match(jobs []client.Job, meant string) (found []*client.Job, named bool) {
 	fits := []func(*client.Job) bool{
 		func(j *client.Job) bool { return j.JobID == meant || j.Path() == meant },
 		func(j *client.Job) bool { return j.Pipeline == meant || j.Name == meant },
@@ -56,18 +58,17 @@ func match(jobs []client.Job, meant string) []*client.Job {
 			return len(meant) >= prefixLeast && strings.HasPrefix(j.JobID, strings.ToLower(meant))
 		},
 	}
-	for _, fit := range fits {
-		var found []*client.Job
+	for rank, fit := range fits {
 		for i := range jobs {
 			if fit(&jobs[i]) {
 				found = append(found, &jobs[i])
 			}
 		}
 		if found != nil {
-			return found
+			return found, rank == 1
 		}
 	}
-	return nil
+	return nil, false
 }
 
 // current is the one job that is not over, where all are of one cluster: a name usually means the job that it has now.
@@ -133,6 +134,9 @@ func (p *program) seek(ctx context.Context, c *client.Client, meant string, filt
 // completeJobs offers the names of jobs to the shell.
 func (p *program) completeJobs(a *asking) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if err := flags.FromEnvironment(cmd, p.lookup); err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
 		c, err := a.begin()
 		if err != nil || len(args) > 1 {
 			return nil, cobra.ShellCompDirectiveNoFileComp

@@ -52,7 +52,7 @@ goes on from where it was. With -o json each event of the API is one line.`,
 func (p *program) watch(ctx context.Context, c *client.Client, a *asking, f *filter, meant string) error {
 	o := client.WatchOptions{
 		Filter: f.query(), Connect: a.timeout, OnEvent: p.eventPrinter(a),
-		OnLost:  func(err error) { fmt.Fprintf(p.err, "Connection lost, trying again: %v\n", err) },
+		OnLost:  func(err error) { fmt.Fprintf(p.err, "No connection, trying again: %v\n", err) },
 		OnFound: func() { fmt.Fprintln(p.err, "Connected again.") },
 	}
 	if meant != "" {
@@ -113,7 +113,15 @@ type eventLines struct {
 // Widths of the columns of a watch, whose lines cannot know what will come.
 const (
 	watchCluster, watchJob, watchState, watchCertainty = 20, 24, 12, 9
+	watchID, watchWideID                               = 8, 32
 )
+
+func (l *eventLines) idWidth() int {
+	if l.wide {
+		return watchWideID
+	}
+	return watchID
+}
 
 func (l *eventLines) print(e client.Event) error {
 	j := e.Object
@@ -138,7 +146,7 @@ func (l *eventLines) head() error {
 	l.headed = true
 	v := l.program.view()
 	heads := []string{
-		terminal.Pad("TIME", 8), terminal.Pad("CLUSTER", watchCluster), terminal.Pad("JOB", watchJob), terminal.Pad("ID", 8),
+		terminal.Pad("TIME", 8), terminal.Pad("CLUSTER", watchCluster), terminal.Pad("JOB", watchJob), terminal.Pad("ID", l.idWidth()),
 		terminal.Pad("STATE", watchState), terminal.Pad("CERTAINTY", watchCertainty), "WHY",
 	}
 	for i := range heads {
@@ -163,7 +171,7 @@ func (l *eventLines) line(kind string, j *client.Job) error {
 		why = "no longer shown: it is gone, or the flags do not fit it any more"
 	}
 	_, err := fmt.Fprintln(l.program.out, strings.Join([]string{
-		v.now.In(v.zone).Format(time.TimeOnly), terminal.Pad(cluster, watchCluster), terminal.Pad(name, watchJob), terminal.Pad(id, 8),
+		v.now.In(v.zone).Format(time.TimeOnly), terminal.Pad(cluster, watchCluster), terminal.Pad(name, watchJob), terminal.Pad(id, l.idWidth()),
 		v.paint(stateColour(j.State), state), v.paint(certaintyColour(j.Certainty), certainty), why,
 	}, "  "))
 	return err

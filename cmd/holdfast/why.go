@@ -113,7 +113,11 @@ func (v view) facts(j *client.Job) *terminal.Table {
 	fact("last seen", v.when(j.LastSeen))
 	fact("attempt", fmt.Sprintf("%d, which Flink started %s", j.Attempt.Number, v.when(j.Attempt.StartTime)))
 	if j.Tasks.Total > 0 {
-		fact("tasks", tasks(j.Tasks))
+		text := tasks(j.Tasks)
+		if j.Certainty != "Witnessed" {
+			text += ", when last seen"
+		}
+		fact("tasks", text)
 	}
 	return t
 }
@@ -188,22 +192,22 @@ func whatWouldChange(j *client.Job) string {
 }
 
 var flinkSaidOf = map[string]string{
-	"SUSPENDED": "The job's coming back under a JobManager, or Flink saying how it ended.",
+	"SUSPENDED": "The job coming back under a JobManager, or Flink saying how it ended.",
 }
 
 // waitsFor says what would change a verdict, by its reason.
 var waitsFor = map[string]string{
-	"AgentSilent": "The agent's beating again: what Flink tells it then counts at once. Silence alone changes nothing, however long it lasts.",
-	"AgentLeft":   "An agent's coming back to the job's cluster, with what Flink tells it. Until then this stays, however long that takes.",
-	"AgentStale":  "The agent's asking Flink about this job: it has started anew, and has not told the answer yet.",
-	"JobManagerUnreachable": "The JobManager's answering the agent beside it again. A JobManager that does not answer says nothing about its jobs; " +
+	"AgentSilent": "The agent beating again: what Flink tells it then counts at once. Silence alone changes nothing, however long it lasts.",
+	"AgentLeft":   "An agent coming back to the job's cluster, with what Flink tells it. Until then this stays, however long that takes.",
+	"AgentStale":  "The agent asking Flink about this job: it has started anew, and has not told the answer yet.",
+	"JobManagerUnreachable": "The JobManager answering the agent beside it again. A JobManager that does not answer says nothing about its jobs; " +
 		"look at its process, or its pod.",
-	"JobUnanswered": "The JobManager's answering about this job again. It leaves jobs out of its list whose JobMaster is slow.",
-	"JobMissing": "The JobManager's listing the job again. If it has high availability off and still denies the job after 10 minutes " +
+	"JobUnanswered": "The JobManager answering about this job again. It leaves jobs out of its list whose JobMaster is slow.",
+	"JobMissing": "The JobManager listing the job again. If it has high availability off and still denies the job after 10 minutes " +
 		"(after the grace time, where it runs a newer job), the job counts as over.",
 	"Vanished":         "Proof of how it ended: Flink's archive, or an agent's last words. Or a new attempt of the job.",
 	"Replaced":         "Proof of how it ended: Flink's archive, or an agent's last words. The pipeline's newer job has a verdict of its own.",
 	"AlreadyDone":      "Proof of how it ended. Flink itself says only that it ended in an earlier life of the cluster.",
-	"StoreUnreachable": "The server's reaching etcd, and reading this job's record, again. 'holdfast status' shows which source is sick.",
-	"NoSettler":        "An aggregator's leading again. 'holdfast status' shows whether one does.",
+	"StoreUnreachable": "The server reaching etcd, and reading this job's record, again. 'holdfast status' shows which source is sick.",
+	"NoSettler":        "An aggregator leading again. 'holdfast status' shows whether one does.",
 }

@@ -36,7 +36,7 @@ func Variable(flag string) string {
 func Bind(root *cobra.Command, lookup Lookup) {
 	each(root, document)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		return fromEnvironment(cmd.Flags(), lookup)
+		return FromEnvironment(cmd, lookup)
 	}
 }
 
@@ -58,8 +58,10 @@ func document(f *pflag.Flag) {
 // bound says whether a flag has a variable. What asks the program about itself has none.
 func bound(f *pflag.Flag) bool { return f.Name != "help" && f.Name != "version" && !f.Hidden }
 
-// fromEnvironment sets the flags that the command line left alone, and reports every variable that is malformed.
-func fromEnvironment(set *pflag.FlagSet, lookup Lookup) error {
+// FromEnvironment sets the flags of a command that the command line left alone, and reports every variable that is malformed. Bind
+// sees to it before a command runs; a function that completes arguments has to see to it by itself.
+func FromEnvironment(cmd *cobra.Command, lookup Lookup) error {
+	set := cmd.Flags()
 	var wrong []error
 	set.VisitAll(func(f *pflag.Flag) {
 		if f.Changed || !bound(f) {
@@ -134,11 +136,15 @@ func ExitCode(err error) int {
 	return ExitUsage
 }
 
-// Complain is what to print of the error of a command: each line of it under the program's name.
+// Complain is what to print of the error of a command: each of its lines under the program's name, but for those that go on
+// with the one before, which begin with a space.
 func Complain(cmd *cobra.Command, err error) string {
 	var text strings.Builder
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(&text, "%s: %s\n", cmd.Root().Name(), line)
+		if !strings.HasPrefix(line, " ") {
+			line = cmd.Root().Name() + ": " + line
+		}
+		text.WriteString(line + "\n")
 	}
 	if ExitCode(err) == ExitUsage {
 		fmt.Fprintf(&text, "Try '%s --help'.\n", cmd.CommandPath())

@@ -20,17 +20,13 @@ func Clean(text string) string {
 		return text
 	}
 	var out strings.Builder
-	for _, r := range text {
-		switch {
-		case unicode.IsPrint(r):
+	for _, r := range text { // a byte that is no UTF-8 becomes the replacement character
+		if unicode.IsPrint(r) {
 			out.WriteRune(r)
-		case r < 0x80:
-			escaped := strconv.QuoteRune(r)
-			out.WriteString(escaped[1 : len(escaped)-1])
-		default:
-			escaped := strconv.QuoteRuneToASCII(r)
-			out.WriteString(escaped[1 : len(escaped)-1])
+			continue
 		}
+		escaped := strconv.QuoteRuneToASCII(r)
+		out.WriteString(escaped[1 : len(escaped)-1])
 	}
 	return out.String()
 }
