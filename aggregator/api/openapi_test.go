@@ -139,7 +139,7 @@ func TestTheDocumentDescribesTheAnswers(t *testing.T) {
 	const one = "/api/v1/jobs/{site}/{namespace}/{cluster}/{jobID}"
 	w.history.page.Transitions = []job.Transition{
 		{Sequence: 1, State: job.Running, Over: job.No, At: at},
-		{Sequence: 2, Kind: job.Fold, State: job.Unknown, Possible: job.AllStates, Folded: job.StatesOf(job.Running), Count: 3, Since: at, Cause: "c", Corrects: job.Failed},
+		{Sequence: 2, Kind: job.Fold, State: job.Unknown, Possible: job.AllStates, Folded: job.StatesOf(job.Running), Count: 3, Since: at, Cause: "c", Correction: true},
 	}
 	for _, round := range []func(){
 		func() { w.put("orders") },

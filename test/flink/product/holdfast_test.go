@@ -1,6 +1,6 @@
 //go:build flink
 
-package flink_test
+package product
 
 import (
 	"context"

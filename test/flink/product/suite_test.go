@@ -1,7 +1,7 @@
 //go:build flink
 
-// Package flink_test holds the product against real Flink processes. What Flink itself says is the truth here.
-package flink_test
+// Package product holds the product against real Flink processes. What Flink itself says is the truth here.
+package product
 
 import (
 	"context"
