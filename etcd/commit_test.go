@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/etcd/etcdlocal/etcdproc"
@@ -175,7 +179,7 @@ func TestCommitNoSpace(t *testing.T) {
 	for i := 0; full == nil && i < 100; i++ {
 		_, full = etcd.Commit(t.Context(), c, nil, []etcd.Op{{Key: fmt.Sprint("fill/", i), Value: make([]byte, 100<<10)}})
 	}
-	if !errors.Is(full, etcd.ErrNoSpace) {
+	if !errors.Is(full, etcd.ErrNoSpace) || !errors.Is(full, etcd.ErrUnknown) {
 		t.Fatalf("filled up with %v", full)
 	}
 	before := lease.Deadline()
@@ -199,4 +203,28 @@ func TestCommitNoSpace(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, c, "k", "there is room again")
+}
+
+// impatient carries the first transaction out and then says that it ran out of time.
+type impatient struct {
+	pb.UnimplementedKVServer
+	calls atomic.Int32
+}
+
+func (s *impatient) Txn(context.Context, *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if s.calls.Add(1) == 1 {
+		return nil, status.Error(codes.DeadlineExceeded, "context deadline exceeded")
+	}
+	return &pb.TxnResponse{Header: &pb.ResponseHeader{}}, nil // its own first write refuses a second
+}
+
+// A transaction is sent once. Sent twice it would be refused by itself, and seem not to have happened.
+func TestCommitIsSentOnce(t *testing.T) {
+	t.Parallel()
+	s := &impatient{}
+	c := fake(t, services{kv: s})
+	_, err := etcd.Commit(t.Context(), c, []etcd.Guard{{Key: "k"}}, []etcd.Op{{Key: "k"}})
+	if !errors.Is(err, etcd.ErrUnknown) || errors.Is(err, etcd.ErrRefused) || s.calls.Load() != 1 {
+		t.Errorf("error %v after %d calls", err, s.calls.Load())
+	}
 }

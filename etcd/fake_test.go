@@ -57,11 +57,13 @@ func fake(t *testing.T, s services) *clientv3.Client {
 // keepalives is a lease service that hands each stream to a test.
 type keepalives struct {
 	pb.UnimplementedLeaseServer
-	ttl    int64 // granted, in seconds
+	ttl    int64         // granted, in seconds
+	wait   time.Duration // before the grant
 	stream func(pb.Lease_LeaseKeepAliveServer) error
 }
 
 func (k *keepalives) LeaseGrant(_ context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	time.Sleep(k.wait)
 	return &pb.LeaseGrantResponse{ID: 7, TTL: k.ttl}, nil
 }
 

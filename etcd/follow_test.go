@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -458,6 +459,30 @@ func TestReadAllIsOneMoment(t *testing.T) {
 	}
 }
 
+// A page begins right after the last key of the one before, with the very next key that there can be.
+func TestPagesLeaveNothingOut(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	c := p.Client()
+	want := []string{"p/", "p/a", "p/a\x00", "p/a\x00\x00", "p/a\x01", "p/b"}
+	for _, key := range want {
+		put(t, c, key, "")
+	}
+	for size := range int64(4) {
+		pairs, _, err := etcd.ReadAll(t.Context(), c, "p/", size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, pair := range pairs {
+			got = append(got, pair.Key)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("in pages of %d: %q", size, got)
+		}
+	}
+}
+
 // scripted is a watch service that plays one list and then, to each watch, the next of its answers.
 type scripted struct {
 	pb.UnimplementedKVServer
@@ -465,6 +490,9 @@ type scripted struct {
 	revision int64
 	term     uint64
 	answers  []*pb.WatchResponse
+	replaced bool // each list is of another cluster
+	repeat   bool // the last answer is given again and again
+	lists    atomic.Uint64
 }
 
 func (s *scripted) header(cluster uint64, revision int64, term uint64) *pb.ResponseHeader {
@@ -472,7 +500,11 @@ func (s *scripted) header(cluster uint64, revision int64, term uint64) *pb.Respo
 }
 
 func (s *scripted) Range(context.Context, *pb.RangeRequest) (*pb.RangeResponse, error) {
-	return &pb.RangeResponse{Header: s.header(1, s.revision, s.term)}, nil
+	cluster := uint64(1)
+	if n := s.lists.Add(1); s.replaced {
+		cluster = n
+	}
+	return &pb.RangeResponse{Header: s.header(cluster, s.revision, s.term)}, nil
 }
 
 func (s *scripted) Watch(stream pb.Watch_WatchServer) error {
@@ -484,6 +516,12 @@ func (s *scripted) Watch(stream pb.Watch_WatchServer) error {
 		if err := stream.Send(answer); err != nil {
 			return err
 		}
+	}
+	for s.repeat && stream.Context().Err() == nil {
+		if err := stream.Send(s.answers[len(s.answers)-1]); err != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	<-stream.Context().Done()
 	return nil
@@ -500,26 +538,28 @@ func TestFollowDistrustsTheWatch(t *testing.T) {
 		name      string
 		answer    *pb.WatchResponse
 		delivered []etcd.UpdateKind // between the Listed and the Lost
+		repeat    bool
 	}{
-		{"another cluster", &pb.WatchResponse{Header: header(2, 11, 5)}, nil},
-		{"an event of the past", &pb.WatchResponse{Header: header(1, 11, 5), Events: []*mvccpb.Event{event(9)}}, nil},
-		{"events out of order", &pb.WatchResponse{Header: header(1, 12, 5), Events: []*mvccpb.Event{event(12), event(11)}}, nil},
-		{"an event of a lower term", &pb.WatchResponse{Header: header(1, 11, 4), Events: []*mvccpb.Event{event(11)}}, nil},
-		{"a lower revision", &pb.WatchResponse{Header: header(1, 9, 5)}, nil},
-		{"a lower term", &pb.WatchResponse{Header: header(1, 11, 4)}, nil},
-		{"canceled", &pb.WatchResponse{Header: header(1, 11, 5), Canceled: true, CancelReason: "permission denied"}, nil},
-		{"a part", &pb.WatchResponse{Header: header(1, 11, 5), Fragment: true, Events: []*mvccpb.Event{event(11)}}, nil},
-		{"what the list has, with more to come", &pb.WatchResponse{Header: header(1, 20, 5), Events: []*mvccpb.Event{event(10)}}, nil},
-		{"progress", &pb.WatchResponse{Header: header(1, 11, 5)}, []etcd.UpdateKind{etcd.Progressed}},
-		{"an event", &pb.WatchResponse{Header: header(1, 11, 5), Events: []*mvccpb.Event{event(11)}}, []etcd.UpdateKind{etcd.Changed}},
+		{"another cluster", &pb.WatchResponse{Header: header(2, 11, 5)}, nil, false},
+		{"an event of the past", &pb.WatchResponse{Header: header(1, 11, 5), Events: []*mvccpb.Event{event(9)}}, nil, false},
+		{"events out of order", &pb.WatchResponse{Header: header(1, 12, 5), Events: []*mvccpb.Event{event(12), event(11)}}, nil, false},
+		{"an event of a lower term", &pb.WatchResponse{Header: header(1, 11, 4), Events: []*mvccpb.Event{event(11)}}, nil, false},
+		{"a lower revision", &pb.WatchResponse{Header: header(1, 9, 5)}, nil, true},
+		{"a lower term", &pb.WatchResponse{Header: header(1, 11, 4)}, nil, true},
+		{"canceled", &pb.WatchResponse{Header: header(1, 11, 5), Canceled: true, CancelReason: "permission denied"}, nil, false},
+		{"a part", &pb.WatchResponse{Header: header(1, 11, 5), Fragment: true, Events: []*mvccpb.Event{event(11)}}, nil, false},
+		{"what the list has, with more to come", &pb.WatchResponse{Header: header(1, 20, 5), Events: []*mvccpb.Event{event(10)}}, nil, false},
+		{"progress", &pb.WatchResponse{Header: header(1, 11, 5)}, []etcd.UpdateKind{etcd.Progressed}, false},
+		{"an event", &pb.WatchResponse{Header: header(1, 11, 5), Events: []*mvccpb.Event{event(11)}}, []etcd.UpdateKind{etcd.Changed}, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := &scripted{revision: 10, term: 5, answers: []*pb.WatchResponse{tt.answer}}
+			s := &scripted{revision: 10, term: 5, answers: []*pb.WatchResponse{tt.answer}, repeat: tt.repeat}
 			c := fake(t, services{kv: s, watch: s})
 			var kinds []etcd.UpdateKind
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
 			etcd.Follow(ctx, c, etcd.FollowOptions{Progress: 100 * time.Millisecond, Silence: 500 * time.Millisecond}, func(u etcd.Update) {
 				kinds = append(kinds, u.Kind)
 				if u.Kind == etcd.Lost {
@@ -531,5 +571,26 @@ func TestFollowDistrustsTheWatch(t *testing.T) {
 				t.Errorf("delivered %v, want %v", kinds, want)
 			}
 		})
+	}
+}
+
+// Another cluster id is another epoch, though its revision and term are the same.
+func TestFollowReplacedCluster(t *testing.T) {
+	t.Parallel()
+	s := &scripted{revision: 10, term: 5, replaced: true}
+	c := fake(t, services{kv: s, watch: s})
+	var epochs []int64
+	ctx, cancel := context.WithCancel(t.Context())
+	o := etcd.FollowOptions{Progress: 50 * time.Millisecond, Silence: 100 * time.Millisecond}
+	etcd.Follow(ctx, c, o, func(u etcd.Update) {
+		if u.Kind == etcd.Listed {
+			epochs = append(epochs, u.Epoch)
+		}
+		if len(epochs) == 3 {
+			cancel()
+		}
+	})
+	if !slices.Equal(epochs, []int64{1, 2, 3}) {
+		t.Errorf("epochs %v", epochs)
 	}
 }

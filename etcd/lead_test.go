@@ -203,6 +203,51 @@ func TestReignEndsInTime(t *testing.T) {
 	c.elected(t, 15*time.Second)
 }
 
+// While a reign that was told to end has not returned, the key stays its own, for longer than the lease time.
+func TestKeyIsKeptUntilReignReturns(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	told, finish := make(chan struct{}), make(chan struct{})
+	slow := contend(t, p, "slow", 2*time.Second, func(ctx context.Context, _ etcd.Term) {
+		<-ctx.Done()
+		close(told)
+		<-finish
+	})
+	term := slow.elected(t, 10*time.Second)
+	other := contend(t, p, "other", 2*time.Second, nil)
+	go slow.stop()
+	<-told
+	for begin := time.Now(); time.Since(begin) < 4*time.Second; time.Sleep(50 * time.Millisecond) {
+		if pair, found := get(t, other.client, "leader"); !found || pair.CreateRevision != term.CreateRevision {
+			t.Fatalf("the key became %+v after %v", pair, time.Since(begin))
+		}
+	}
+	close(finish)
+	other.elected(t, 5*time.Second)
+}
+
+// A leader that is no longer alive keeps its key until its reign has returned, as long as the lease lasts.
+func TestKeyIsNotLetGoUnderTheReign(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	told, finish := make(chan struct{}), make(chan struct{})
+	slow := contend(t, p, "slow", 30*time.Second, func(ctx context.Context, _ etcd.Term) {
+		<-ctx.Done()
+		close(told)
+		<-finish
+	})
+	slow.elected(t, 10*time.Second)
+	slow.alive.Store(false)
+	<-told
+	for begin := time.Now(); time.Since(begin) < time.Second; time.Sleep(20 * time.Millisecond) {
+		if _, found := get(t, slow.client, "leader"); !found {
+			t.Fatalf("let go after %v", time.Since(begin))
+		}
+	}
+	close(finish)
+	eventually(t, 5*time.Second, "the key given back", func() bool { _, found := get(t, slow.client, "leader"); return !found })
+}
+
 // A reign that returns by itself gives the key up, and is called again.
 func TestReignThatReturns(t *testing.T) {
 	t.Parallel()

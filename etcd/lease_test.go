@@ -338,3 +338,36 @@ func TestNothingButBrokenStreams(t *testing.T) {
 		t.Errorf("loss %+v after %v", loss, loss.At.Sub(begin))
 	}
 }
+
+// A grant counts from its question, too.
+func TestGrantCountsFromTheQuestion(t *testing.T) {
+	t.Parallel()
+	c := fake(t, services{lease: &keepalives{ttl: 20, wait: 500 * time.Millisecond, stream: func(s pb.Lease_LeaseKeepAliveServer) error {
+		<-s.Context().Done()
+		return nil
+	}}})
+	lease := etcd.NewLease(c, etcd.HoldOptions{TTL: 20 * time.Second})
+	background(t, func(ctx context.Context) { lease.Run(ctx) })
+	eventually(t, 10*time.Second, "a lease", func() bool { return lease.ID() != 0 })
+	if left := time.Until(lease.Deadline()); left > 19500*time.Millisecond {
+		t.Errorf("%v are left of a lease of 20 s that was asked for 500 ms ago", left)
+	}
+}
+
+// An answer to something else does not prolong the lease.
+func TestStrangeAnswersProlongNothing(t *testing.T) {
+	t.Parallel()
+	c := fake(t, services{lease: &keepalives{ttl: 2, stream: func(s pb.Lease_LeaseKeepAliveServer) error {
+		if _, err := arrivals(s, 1); err != nil {
+			return err
+		}
+		return s.Send(&pb.LeaseKeepAliveResponse{ID: 8, TTL: 2})
+	}}})
+	var lost losses
+	lease := etcd.NewLease(c, etcd.HoldOptions{TTL: 2 * time.Second, OnLoss: lost.add})
+	background(t, func(ctx context.Context) { lease.Run(ctx) })
+	eventually(t, 10*time.Second, "the loss", func() bool { return len(lost.all()) > 0 })
+	if loss := lost.all()[0]; loss.Reason != etcd.Unanswered {
+		t.Errorf("loss %+v", loss)
+	}
+}
