@@ -1,0 +1,330 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/holdfast-dev/holdfast/etcd"
+	"github.com/holdfast-dev/holdfast/evidence"
+	"github.com/holdfast-dev/holdfast/flink"
+	"github.com/holdfast-dev/holdfast/flink/flinktest"
+	"github.com/holdfast-dev/holdfast/job"
+	"github.com/holdfast-dev/holdfast/record"
+)
+
+// What happens while etcd is away is written when it is back, and then the beat.
+func TestEtcdAway(t *testing.T) {
+	for name, away := range map[string]struct{ leave, back func(*world) }{
+		"down": {
+			func(w *world) { w.etcd.Kill() },
+			func(w *world) { w.etcd.Restart() },
+		},
+		"paused": {
+			func(w *world) { w.etcd.Pause() },
+			func(w *world) { w.etcd.Resume() },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 0)
+			id := w.addJob("orders", job.Running)
+			w.run()
+			w.wantState(id, job.Running)
+			w.wantBeat("a beat", anyBeat)
+			away.leave(w)
+			w.jm.SetState(id, job.Restarting)
+			w.looks(10)
+			w.jm.SetState(id, job.Running)
+			w.looks(10)
+			w.jm.SetState(id, job.Finished)
+			time.Sleep(4 * time.Second) // two lease times
+			away.back(w)
+			r := w.wantState(id, job.Finished)
+			if n := len(r.Transitions); n != 4 || r.Transitions[3].Number != 4 {
+				t.Errorf("the transitions are %+v", r.Transitions)
+			}
+			w.wantLease()
+		})
+	}
+}
+
+// wantLease waits for a beat whose lease is still there a lease time later.
+func (w *world) wantLease() {
+	w.t.Helper()
+	w.wantBeat("a beat", anyBeat)
+	time.Sleep(3 * time.Second)
+	if _, ok := w.beat(); !ok {
+		w.t.Error("the beat does not last")
+	}
+}
+
+// An etcd that lost everything gets everything back, what is over too, and the beat last.
+func TestEtcdEmptied(t *testing.T) {
+	w := newWorld(t, 0)
+	running, over := w.addJob("running", job.Running), w.addJob("over", job.Finished)
+	w.run()
+	w.wantState(running, job.Running)
+	w.wantState(over, job.Finished)
+	w.wantBeat("a beat", anyBeat)
+	w.etcd.Empty()
+	w.etcd.Restart()
+	w.wantBeat("a beat", anyBeat)
+	for _, id := range []string{running, over} {
+		if _, there := w.report(id); !there {
+			t.Error("the beat is back before a report")
+		}
+	}
+	events := w.events(1)
+	for i, e := range events {
+		if w.isBeat(e) && i < 2 {
+			t.Errorf("the beat is write number %d", i+1)
+		}
+	}
+}
+
+// An etcd that was set back to an older state gets what it lost.
+func TestEtcdSetBack(t *testing.T) {
+	w := newWorld(t, 0)
+	id := w.addJob("orders", job.Running)
+	w.run()
+	w.wantState(id, job.Running)
+	w.wantBeat("a beat", anyBeat)
+	old := w.etcd.Save()
+	w.etcd.Restart()
+	for _, s := range []job.State{job.Restarting, job.Running, job.Finished} {
+		w.jm.SetState(id, s)
+		w.wantState(id, s)
+	}
+	w.etcd.Restore(old)
+	w.etcd.Restart()
+	w.wantState(id, job.Finished)
+	w.wantLease()
+}
+
+// S5: without space etcd answers keepalives and takes no puts. The agent knows better than what lies there, so its beat must
+// go; when there is space again, the end of the job is told, and then the beat is back.
+func TestEtcdWithoutSpace(t *testing.T) {
+	const quota = 16 << 20
+	w := newWorld(t, quota)
+	id := w.addJob("orders", job.Running)
+	w.run()
+	w.wantState(id, job.Running)
+	w.wantBeat("a beat", anyBeat)
+	filler := strings.Repeat("x", 1<<20)
+	w.eventually("etcd to be full", func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_, err := etcd.Commit(ctx, w.client, nil, []etcd.Op{{Key: "/filler", Value: []byte(filler)}})
+		return errors.Is(err, etcd.ErrNoSpace)
+	})
+	w.jm.SetState(id, job.Finished)
+	w.eventually("the beat to go", func() bool {
+		_, found := w.pair(record.BeatKey(testSite, w.who))
+		return !found
+	})
+	if r, _ := w.report(id); r.State != job.Running {
+		t.Fatalf("the report says %s: etcd was not full", r.State)
+	}
+	w.makeSpace()
+	r := w.wantState(id, job.Finished)
+	if n := len(r.Transitions); n != 2 {
+		t.Errorf("the transitions are %+v", r.Transitions)
+	}
+	w.wantLease()
+	if n := w.log.count("cannot write to etcd"); n != 1 {
+		t.Errorf("the lack of space is logged %d times", n)
+	}
+}
+
+func (w *world) makeSpace() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	must := func(err error) {
+		w.t.Helper()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	gone, err := w.client.Delete(ctx, "/filler")
+	must(err)
+	_, err = w.client.Compact(ctx, gone.Header.Revision, clientv3.WithCompactPhysical())
+	must(err)
+	_, err = w.client.Defragment(ctx, w.etcd.Endpoint())
+	must(err)
+	_, err = w.client.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+	must(err)
+}
+
+// stuck is a JobManager whose list never comes, whatever the context says, once it is told to.
+type stuck struct {
+	questions
+	on     atomic.Bool
+	let    chan struct{}
+	waited atomic.Int32
+}
+
+func (s *stuck) Jobs(ctx context.Context) (flink.Overview, error) {
+	if s.on.Load() {
+		s.waited.Add(1)
+		<-s.let
+	}
+	return s.questions.Jobs(ctx)
+}
+
+// S5: a beat proves keepalives, not knowledge. An agent whose looks hang lets it go.
+func TestHangingLookDropsTheBeat(t *testing.T) {
+	w := newWorld(t, 0)
+	id := w.addJob("orders", job.Running)
+	s := &stuck{let: make(chan struct{})}
+	w.run(func(a *Agent) {
+		s.questions = a.flink
+		a.flink = s
+	})
+	w.wantState(id, job.Running)
+	w.wantBeat("a beat", anyBeat)
+	s.on.Store(true)
+	w.eventually("the beat to go", func() bool {
+		_, found := w.pair(record.BeatKey(testSite, w.who))
+		return !found
+	})
+	if !strings.Contains(w.log.String(), "a look at Flink is overdue") {
+		t.Error("the log does not say why")
+	}
+	s.on.Store(false)
+	close(s.let)
+	w.wantLease()
+}
+
+// deaf is etcd whose answers to writes get lost.
+type deaf struct {
+	store
+	lose atomic.Int32 // how many more
+	late atomic.Int32 // how many more are not carried out
+}
+
+func (d *deaf) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
+	if d.late.Add(-1) >= 0 {
+		return 0, etcd.ErrUnknown
+	}
+	revision, err := d.store.commit(ctx, ops)
+	if d.lose.Add(-1) >= 0 {
+		return 0, etcd.ErrUnknown
+	}
+	return revision, err
+}
+
+// A write whose outcome is not known is written again, the same, whether it had arrived or not.
+func TestUnknownOutcome(t *testing.T) {
+	w := newWorld(t, 0)
+	id := w.addJob("orders", job.Running)
+	d := &deaf{}
+	d.lose.Store(2)
+	a, _ := w.run(func(a *Agent) {
+		d.store = a.post.store
+		a.post.store = d
+	})
+	w.wantBeat("a beat", anyBeat)
+	d.late.Store(2)
+	w.jm.SetState(id, job.Restarting)
+	r := w.wantState(id, job.Restarting)
+	if len(r.Transitions) != 2 || r.Sequence != 2 {
+		t.Errorf("the report is %+v", r)
+	}
+	w.eventually("nothing to wait", func() bool { return a.post.status().Waiting == 0 })
+	sequences := map[int64][]byte{}
+	for _, e := range w.events(1) {
+		if w.isBeat(e) {
+			continue
+		}
+		r, err := record.DecodeReport(w.who, id, e.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if before, seen := sequences[r.Sequence]; seen && string(before) != string(e.Value) {
+			t.Errorf("number %d was written with two contents", r.Sequence)
+		}
+		sequences[r.Sequence] = e.Value
+	}
+}
+
+// An agent that dies while a write is under way leaves it to chance whether it arrived. The next one goes on from what lies there.
+func TestKilledDuringAWrite(t *testing.T) {
+	for _, arrives := range []bool{true, false} {
+		w := newWorld(t, 0)
+		id := w.addJob("orders", job.Running)
+		d := &deaf{}
+		first, stop := w.run(func(a *Agent) {
+			d.store = a.post.store
+			a.post.store = d
+		})
+		w.wantBeat("a beat", anyBeat)
+		d.late.Store(1 << 20)
+		if arrives {
+			d.late.Store(0)
+			d.lose.Store(1 << 20)
+		}
+		w.jm.SetState(id, job.Restarting)
+		w.eventually("the write", func() bool { return first.post.status().Etcd != "fine" })
+		first.o.Etcd.Close()
+
+		w.jm.SetState(id, job.Running)
+		second, _ := w.run()
+		r := w.wantReport(id, "the next session's report", func(r evidence.Report) bool { return r.Session == second.session })
+		want := 1
+		if arrives {
+			want = 3
+		}
+		if n := len(r.Transitions); n != want || r.Transitions[n-1].Number != int64(want) {
+			t.Errorf("the write arrived: %v; the transitions are %+v, want %d", arrives, r.Transitions, want)
+		}
+		stop()
+	}
+}
+
+// A JobManager that comes back with high availability runs the same job again: another attempt, and another process.
+func TestJobManagerRestarts(t *testing.T) {
+	w := newWorld(t, 0)
+	id, lost := w.addJob("orders", job.Running), w.addJob("lost", job.Running)
+	w.run()
+	before := w.wantState(id, job.Running)
+	w.wantState(lost, job.Running)
+	w.jm.Behave("", flinktest.Refuse)
+	w.wantBeat("a beat that says refused", func(b evidence.Beat) bool { return b.Reach == job.Refused })
+	w.jm.Restart(id)
+	w.jm.Behave("", flinktest.Fine)
+	r := w.wantState(id, job.Initializing)
+	if r.StartTime == before.StartTime || r.Incarnation != w.jm.Incarnation() || r.Incarnation == before.Incarnation {
+		t.Errorf("the new attempt is %+v", r)
+	}
+	b := w.wantBeat("a beat of the new process", func(b evidence.Beat) bool { return b.Reach == job.Fine })
+	if b.Incarnation != w.jm.Incarnation() {
+		t.Errorf("the beat is of %s, the process is %s", b.Incarnation, w.jm.Incarnation())
+	}
+	r = w.wantReport(lost, "a denial", func(r evidence.Report) bool { return r.Known == job.No })
+	if r.Denier != w.jm.Incarnation() || r.Incarnation != before.Incarnation {
+		t.Errorf("the lost job is %+v", r)
+	}
+}
+
+// Without etcd the agent goes on looking, and leaves when it is told to.
+func TestLeavesWithoutEtcd(t *testing.T) {
+	w := newWorld(t, 0)
+	w.etcd.Kill()
+	w.addJob("orders", job.Running)
+	_, stop := w.run()
+	w.looks(5)
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > 12*time.Second {
+		t.Errorf("leaving took %s", took)
+	}
+	if !strings.Contains(w.log.String(), "leaves without a goodbye") {
+		t.Error("the log does not say that the reports are lost")
+	}
+}
