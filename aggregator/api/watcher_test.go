@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ type watcher struct {
 	jobs     map[string]Job
 	version  string
 	response *http.Response
+	cancel   context.CancelFunc
 	lines    *bufio.Scanner
 	// log are the types and names of the events, without bookmarks.
 	log []string
@@ -43,7 +45,14 @@ func (c *watcher) connect() {
 	if strings.HasPrefix(query, "/") {
 		path = ""
 	}
-	response, err := c.w.client.Get("http://" + c.w.address + path + query + "&watch=true")
+	// A stream that does not bring what the test waits for must fail the test, not hang it.
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	c.cancel = cancel
+	request, err := http.NewRequestWithContext(ctx, "GET", "http://"+c.w.address+path+query+"&watch=true", nil)
+	if err != nil {
+		c.w.t.Fatal(err)
+	}
+	response, err := c.w.client.Do(request)
 	if err != nil {
 		c.w.t.Fatal(err)
 	}
@@ -51,7 +60,10 @@ func (c *watcher) connect() {
 	c.lines.Buffer(nil, 1<<20)
 }
 
-func (c *watcher) disconnect() { _ = c.response.Body.Close() }
+func (c *watcher) disconnect() {
+	_ = c.response.Body.Close()
+	c.cancel()
+}
 
 // next reads one event and applies it; ok is false at the end of the stream.
 func (c *watcher) next() (e Event, ok bool) {

@@ -278,11 +278,18 @@ func TestS13(t *testing.T) {
 		happens func(b *Board)
 		want    string
 	}{
-		"all feeds live":             {func(b *Board) { every(b, Verdicts, Leader) }, "RUNNING Witnessed FlinkSaid"},
-		"up to the hold time":        {func(b *Board) { time.Sleep(hold) }, "RUNNING Witnessed FlinkSaid"},
-		"longer than the hold time":  {func(b *Board) { time.Sleep(hold + 1) }, "RUNNING Held StoreUnreachable"},
-		"a loss, for a moment":       {func(b *Board) { b.Apply(Verdicts, lost) }, "RUNNING Witnessed FlinkSaid"},
-		"losses do not prove life":   {func(b *Board) { time.Sleep(hold); b.Apply(Verdicts, lost); time.Sleep(1) }, "RUNNING Held StoreUnreachable"},
+		"all feeds live":            {func(b *Board) { every(b, Verdicts, Leader) }, "RUNNING Witnessed FlinkSaid"},
+		"up to the hold time":       {func(b *Board) { time.Sleep(hold) }, "RUNNING Witnessed FlinkSaid"},
+		"longer than the hold time": {func(b *Board) { time.Sleep(hold + 1) }, "RUNNING Held StoreUnreachable"},
+		"a loss, for a moment":      {func(b *Board) { b.Apply(Verdicts, lost) }, "RUNNING Witnessed FlinkSaid"},
+		"losses do not prove life":  {func(b *Board) { time.Sleep(hold); b.Apply(Verdicts, lost); time.Sleep(1) }, "RUNNING Held StoreUnreachable"},
+		"losses are no news": {func(b *Board) {
+			for range 20 {
+				time.Sleep(hold / 6)
+				b.Apply(Verdicts, lost)
+				b.Apply(Leader, progressed(50))
+			}
+		}, "RUNNING Held StoreUnreachable"},
 		"the verdicts' feed is dead": {func(b *Board) { every(b, Leader) }, "RUNNING Held StoreUnreachable"},
 		"the leader's feed is dead":  {func(b *Board) { every(b, Verdicts) }, "RUNNING Held StoreUnreachable"},
 		"nobody leads": {func(b *Board) {
