@@ -79,7 +79,7 @@ Exit codes: 0 fine, 1 error, 2 wrong command line, 3 no such job.`,
 	}
 	root.SetOut(p.out)
 	root.SetErr(p.err)
-	root.AddCommand(p.getCommand(), p.watchCommand(), p.whyCommand(), p.historyCommand(), p.statusCommand(),
+	root.AddCommand(p.localCommand(), p.getCommand(), p.watchCommand(), p.whyCommand(), p.historyCommand(), p.statusCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Show the version of this program", Args: cobra.NoArgs,
 			Run: func(*cobra.Command, []string) { fmt.Fprintln(p.out, "holdfast", flags.Version(version)) },
