@@ -207,11 +207,13 @@ func TestReignEndsInTime(t *testing.T) {
 func TestKeyIsKeptUntilReignReturns(t *testing.T) {
 	t.Parallel()
 	p := etcdproc.Start(t, 0)
-	told, finish := make(chan struct{}), make(chan struct{})
+	told, finished := make(chan struct{}), make(chan struct{})
+	finish := sync.OnceFunc(func() { close(finished) })
+	defer finish()
 	slow := contend(t, p, "slow", 2*time.Second, func(ctx context.Context, _ etcd.Term) {
 		<-ctx.Done()
 		close(told)
-		<-finish
+		<-finished
 	})
 	term := slow.elected(t, 10*time.Second)
 	other := contend(t, p, "other", 2*time.Second, nil)
@@ -222,7 +224,7 @@ func TestKeyIsKeptUntilReignReturns(t *testing.T) {
 			t.Fatalf("the key became %+v after %v", pair, time.Since(begin))
 		}
 	}
-	close(finish)
+	finish()
 	other.elected(t, 5*time.Second)
 }
 
@@ -230,11 +232,13 @@ func TestKeyIsKeptUntilReignReturns(t *testing.T) {
 func TestKeyIsNotLetGoUnderTheReign(t *testing.T) {
 	t.Parallel()
 	p := etcdproc.Start(t, 0)
-	told, finish := make(chan struct{}), make(chan struct{})
+	told, finished := make(chan struct{}), make(chan struct{})
+	finish := sync.OnceFunc(func() { close(finished) })
+	defer finish()
 	slow := contend(t, p, "slow", 30*time.Second, func(ctx context.Context, _ etcd.Term) {
 		<-ctx.Done()
 		close(told)
-		<-finish
+		<-finished
 	})
 	slow.elected(t, 10*time.Second)
 	slow.alive.Store(false)
@@ -244,7 +248,7 @@ func TestKeyIsNotLetGoUnderTheReign(t *testing.T) {
 			t.Fatalf("let go after %v", time.Since(begin))
 		}
 	}
-	close(finish)
+	finish()
 	eventually(t, 5*time.Second, "the key given back", func() bool { _, found := get(t, slow.client, "leader"); return !found })
 }
 

@@ -24,7 +24,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
-	"google.golang.org/grpc"
 
 	"github.com/holdfast-dev/holdfast/etcd"
 )
@@ -57,7 +56,6 @@ type Server struct {
 	dir      string
 	address  string
 	embedded *embed.Etcd
-	clients  *clientServer
 	failure  *failure
 	release  func()
 
@@ -66,8 +64,12 @@ type Server struct {
 }
 
 // Start starts etcd and returns when it serves. Its errors say what to do: about a folder in use, of a newer version,
-// damaged, without rights, on a full disk; about an address that is taken. ctx bounds the start only.
+// damaged, without rights, on a full disk; about an address that is taken. ctx bounds how long it waits for etcd to elect
+// itself; what comes before is not interrupted, and takes less than a second on a folder of ordinary size.
 func Start(ctx context.Context, o Options) (*Server, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
 	dir, temporary := o.Dir, o.Dir == ""
 	if temporary {
 		var err error
@@ -97,13 +99,11 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 
 func start(ctx context.Context, o Options, dir string, temporary bool) (*Server, error) {
 	failure := newFailure()
-	clients := &clientServer{}
 	config, err := configure(o, dir, temporary)
 	if err != nil {
 		return nil, err
 	}
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(failure.logger(o.Logger))
-	config.ServiceRegister = clients.set
 
 	type result struct {
 		embedded *embed.Etcd
@@ -125,23 +125,12 @@ func start(ctx context.Context, o Options, dir string, temporary bool) (*Server,
 	case r = <-results:
 	case <-failure.happened:
 		return nil, failure.err()
-	case <-ctx.Done():
-		go func() {
-			select {
-			case r := <-results:
-				if r.err == nil {
-					r.embedded.Close()
-				}
-			case <-failure.happened:
-			}
-		}()
-		return nil, fmt.Errorf("not started in time: %w", ctx.Err())
 	}
 	if r.err != nil {
 		return nil, r.err
 	}
 	s := &Server{
-		dir: dir, embedded: r.embedded, clients: clients, failure: failure,
+		dir: dir, embedded: r.embedded, failure: failure,
 		release: func() {}, closed: make(chan struct{}),
 	}
 	select {
@@ -269,7 +258,6 @@ func (s *Server) stop() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.clients.stop() // etcd would wait for open watches, for 7 s
 		s.embedded.Close()
 	}()
 	select {
@@ -280,25 +268,5 @@ func (s *Server) stop() {
 	select {
 	case <-done:
 	case <-time.After(stopBound):
-	}
-}
-
-// clientServer is the gRPC server that etcd makes when it is ready.
-type clientServer struct {
-	mu     sync.Mutex
-	server *grpc.Server
-}
-
-func (c *clientServer) set(server *grpc.Server) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.server = server
-}
-
-func (c *clientServer) stop() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.server != nil {
-		c.server.Stop()
 	}
 }

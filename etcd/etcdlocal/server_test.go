@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
 
 	"github.com/holdfast-dev/holdfast/etcd"
@@ -46,7 +47,7 @@ func write(t *testing.T, s *etcdlocal.Server, key, value string) {
 }
 
 // What was written is there after a restart; a store without a folder leaves nothing behind; both stop at once, with a
-// watch open, which etcd by itself would wait for.
+// watch and a lease open.
 func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, etcdlocal.Options{Dir: dir})
@@ -71,9 +72,18 @@ func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
 		})
 	}()
 	<-listed
+	held := make(chan struct{})
+	go func() {
+		defer close(held)
+		etcd.NewLease(c, etcd.HoldOptions{Every: 50 * time.Millisecond, OnGrant: func(context.Context, clientv3.LeaseID) error {
+			listed <- struct{}{}
+			return nil
+		}}).Run(ctx)
+	}()
+	<-listed
 	begin := time.Now()
 	s.Close()
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > time.Second {
 		t.Errorf("Close took %v", took)
 	}
 	if err := s.Err(); err != nil {
@@ -81,6 +91,7 @@ func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
 	}
 	cancel()
 	<-followed
+	<-held
 	c.Close()
 
 	s = start(t, etcdlocal.Options{Dir: dir})
@@ -254,13 +265,19 @@ func TestStartSaysWhatToDo(t *testing.T) {
 }
 
 func TestStartEndsWithItsContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	s, err := etcdlocal.Start(ctx, etcdlocal.Options{})
-	if err == nil {
-		s.Close()
-	}
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("error %v", err)
+	for _, bound := range []time.Duration{0, time.Millisecond, 50 * time.Millisecond} {
+		t.Setenv("TMPDIR", t.TempDir())
+		ctx, cancel := context.WithTimeout(t.Context(), bound)
+		s, err := etcdlocal.Start(ctx, etcdlocal.Options{})
+		cancel()
+		if err == nil {
+			t.Logf("etcd was ready within %v", bound)
+			s.Close()
+		} else if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("within %v: %v", bound, err)
+		}
+		if entries, err := os.ReadDir(os.TempDir()); err != nil || len(entries) != 0 {
+			t.Errorf("within %v: left behind %v %v", bound, entries, err)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/holdfast-dev/holdfast/agent"
@@ -97,6 +98,9 @@ func (l *Local) open(ctx context.Context, o Options) (err error) {
 	if l.client, err = etcd.Dial(ctx, etcd.Options{Endpoints: []string{l.store.Endpoint()}}); err != nil {
 		return err
 	}
+	if err := l.endLeases(ctx); err != nil {
+		return err
+	}
 	for _, f := range o.Flinks {
 		if err := l.addAgent(f, o); err != nil {
 			return err
@@ -109,6 +113,21 @@ func (l *Local) open(ctx context.Context, o Options) (err error) {
 		Version: o.Version, Log: o.Log,
 	})
 	return err
+}
+
+// endLeases ends the leases of an earlier life of this process, which a crash left behind: nobody else has any, and the next
+// leader would wait for the last one's to run out.
+func (l *Local) endLeases(ctx context.Context) error {
+	leases, err := l.client.Leases(ctx)
+	if err != nil {
+		return fmt.Errorf("list the leases of an earlier run: %w", err)
+	}
+	for _, lease := range leases.Leases {
+		if _, err := l.client.Revoke(ctx, lease.ID); err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return fmt.Errorf("end a lease of an earlier run: %w", err)
+		}
+	}
+	return nil
 }
 
 // addAgent makes the agent of one JobManager. Its pod, which does not exist, has the same uid in every life of the process, so
