@@ -26,7 +26,7 @@ type Problem struct {
 
 const problemType = "application/problem+json"
 
-// kindOf are the kinds of problems: the last part of Type.
+// The kinds of problems: the last part of Type.
 const (
 	kindParameter   = "bad-parameter"
 	kindVersion     = "version-gone"

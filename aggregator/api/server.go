@@ -157,6 +157,9 @@ func Listen(address string) (net.Listener, error) {
 
 // Serve answers requests until Close, and then returns nil. It closes the listener.
 func (s *Server) Serve(ln net.Listener) error {
+	// fasthttp does not know of a Close that comes before its Serve.
+	forget := context.AfterFunc(s.ctx, func() { _ = ln.Close() })
+	defer forget()
 	if err := s.http.Serve(ln); err != nil && s.ctx.Err() == nil {
 		return fmt.Errorf("serve the API on %s: %w", ln.Addr(), err)
 	}
@@ -168,6 +171,9 @@ func (s *Server) Serve(ln net.Listener) error {
 func (s *Server) Close(ctx context.Context) error {
 	s.stop()
 	err := s.http.ShutdownWithContext(ctx)
+	if errors.Is(err, net.ErrClosed) {
+		err = nil // Serve was the faster to close the listener
+	}
 	if ended := s.watchers.wait(ctx); err == nil {
 		err = ended
 	}

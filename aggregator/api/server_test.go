@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +34,24 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	if a := w.get("/metrics"); !strings.Contains(string(a.body), "holdfast_board_revision") {
 		t.Error("a second server on the same registry has taken the metrics of the first one away")
+	}
+}
+
+func TestServeAfterCloseEnds(t *testing.T) {
+	w := newWorld(t)
+	s, err := New(Options{Board: w.board, History: w.history, Registry: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(ln); err != nil {
+		t.Errorf("serve: %v", err)
 	}
 }
 

@@ -23,6 +23,9 @@ type stream struct {
 	buffer *[]byte
 	body   []byte
 	failed error
+	// until is when the watch is to be over. A client that takes just enough of a long list not to be cut off holds its whole
+	// snapshot in memory, and must not do so for ever.
+	until time.Time
 	// gone is closed when the client has closed its side.
 	gone chan struct{}
 }
@@ -49,9 +52,9 @@ func streamType(events bool) string {
 	return "application/x-ndjson"
 }
 
-// open sends the head of the answer, and begins to notice when the client goes.
-func (s *stream) open(conn net.Conn) {
-	s.conn = conn
+// open sends the head of the answer, and begins to notice when the client goes. until is when the watch is to be over.
+func (s *stream) open(conn net.Conn, until time.Time) {
+	s.conn, s.until = conn, until
 	head := "HTTP/1.1 200 OK\r\nContent-Type: " + streamType(s.events) +
 		"\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\nConnection: close\r\n"
 	if s.chunked {
@@ -142,7 +145,11 @@ func (s *stream) write(data []byte) {
 	if s.failed != nil {
 		return
 	}
-	if s.failed = s.conn.SetWriteDeadline(time.Now().Add(s.server.o.WriteTimeout)); s.failed == nil {
+	now := time.Now()
+	if s.until.Before(now) {
+		now = s.until
+	}
+	if s.failed = s.conn.SetWriteDeadline(now.Add(s.server.o.WriteTimeout)); s.failed == nil {
 		_, s.failed = s.conn.Write(data)
 	}
 	if s.failed != nil {

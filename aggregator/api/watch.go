@@ -127,7 +127,7 @@ func (w *watch) serve(conn net.Conn, resumes bool) {
 	}()
 	end := time.NewTimer(s.o.MaxWatch)
 	defer end.Stop()
-	w.stream.open(conn)
+	w.stream.open(conn, time.Now().Add(s.o.MaxWatch))
 	defer w.stream.close()
 
 	if err := w.run(end.C, resumes); err != nil {
@@ -156,9 +156,13 @@ func (w *watch) run(end <-chan time.Time, resumes bool) error {
 		if err := w.stream.flush(); err != nil {
 			return err
 		}
+		sent := time.Now()
 		weakens := w.alarm(&view)
 		select {
 		case <-view.Changed():
+			// One change goes out at once. Of a storm of them a client gets many at a time, and all the watchers together cost
+			// no more than they must.
+			time.Sleep(time.Until(sent.Add(pace)))
 		case <-weakens:
 		case <-bookmark.C:
 			w.bookmark(&view)
@@ -172,6 +176,9 @@ func (w *watch) run(end <-chan time.Time, resumes bool) error {
 		view = b.Snapshot().At(b.Now())
 	}
 }
+
+// pace is the least time between two writes of changes. It is far below what a change takes to be seen by an agent.
+const pace = 10 * time.Millisecond
 
 // alarm fires when the passing of time alone changes what is to be shown.
 func (w *watch) alarm(view *board.View) <-chan time.Time {

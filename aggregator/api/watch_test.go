@@ -371,6 +371,25 @@ func TestASilentClientIsCutOffAndCostsLittle(t *testing.T) {
 	}
 }
 
+// A client that reads just enough for each write to succeed must not keep its snapshot for ever.
+func TestATricklingClientEndsWithTheLongestWatch(t *testing.T) {
+	w := newWorld(t, func(o *Options) { o.MaxWatch, o.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond })
+	w.fill(12_000)
+	conn := w.silent()
+	defer func() { _ = conn.Close() }()
+	eventually(t, "it watches", func() bool { return w.server.watchers.count() == 1 })
+	begin, buffer := time.Now(), make([]byte, 16<<10)
+	for w.server.watchers.count() == 1 {
+		if _, err := conn.Read(buffer); err != nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if took := time.Since(begin); took > 3*time.Second {
+		t.Errorf("it was served for %s", took)
+	}
+}
+
 func TestCloseCutsOffWhoDoesNotRead(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.WriteTimeout = time.Minute })
 	w.fill(12_000)
