@@ -195,7 +195,7 @@ func (b *Board) decodePair(known *btree.Map[string, *Job], key job.Key, pair etc
 	case before != nil && before.revision == pair.ModRevision:
 		return item{path: before.Path(), job: before, revision: pair.ModRevision}
 	}
-	v, err := readVerdict(key, pair.Value)
+	account, err := record.DecodeAccount(key, pair.Value)
 	if err != nil {
 		bad := classify(err)
 		b.bad.report(pair.Key, bad, err)
@@ -204,6 +204,6 @@ func (b *Board) decodePair(known *btree.Map[string, *Job], key job.Key, pair etc
 	}
 	b.bad.forget(pair.Key)
 	// The path is the job's own, so that the tree does not keep the pair alive.
-	j := pack(key, v, pair.ModRevision, Readable)
+	j := pack(key, account.Verdict, pair.ModRevision, Readable)
 	return item{path: j.Path(), job: j, revision: pair.ModRevision}
 }
