@@ -28,7 +28,13 @@ test: ## run everything that needs only Go, with the race detector
 
 .PHONY: test-flink
 test-flink: ## run the product against real Flink processes (fetches Flink, and Java if it can)
-	go test -tags flink -timeout 40m -count 1 -v ./test/flink/...
+	go test -tags flink -timeout 60m -count 1 -p 1 ./test/flink/...
+
+.PHONY: bench
+bench: ## measure what docs/benchmarks.md reports
+	go test -run '^$$' -bench . -benchmem ./settle
+	go test -count 1 -run 'TestOneJobIsServedAlmostAsFastAsFromMemory' -v ./aggregator/api
+	go run ./bench
 
 .PHONY: lint
 lint: ## vet, staticcheck and gofmt

@@ -123,7 +123,7 @@ func checkVersion(version string) error {
 	major, _ := strconv.Atoi(match[1])
 	minor, _ := strconv.Atoi(match[2])
 	if major < 1 || major == 1 && minor < 19 {
-		return fmt.Errorf("Flink %s is older than 1.19, the first that reads config.yaml", version)
+		return fmt.Errorf("version %s of Flink is older than 1.19, the first that reads config.yaml", version)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // ErrNoJob is Flink's word that it does not know a job.
-var ErrNoJob = errors.New("Flink does not know the job")
+var ErrNoJob = errors.New("no such job, says Flink")
 
 // restTimeout bounds one question. A paused JobManager takes connections and never answers.
 const restTimeout = 3 * time.Second

@@ -30,9 +30,6 @@ type product struct {
 	t       *testing.T
 	client  *clientv3.Client
 	address string
-	watched context.CancelFunc
-	// wrong collects verdicts that no true history of these tests has.
-	wrong chan string
 }
 
 // startProduct starts etcd and an aggregator. Its patience is short; what a test waits for is not.
