@@ -14,6 +14,7 @@ import (
 
 // What a JobManager says is in etcd, under this session, and the beat comes after the reports.
 func TestRunningAppears(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	w.jm.SetHA(true)
 	id := w.addJob("orders", job.Running)
@@ -43,6 +44,7 @@ func TestRunningAppears(t *testing.T) {
 
 // A hung JobManager changes the beat, once, and no report.
 func TestHungJobManager(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	w.run()
@@ -63,6 +65,7 @@ func TestHungJobManager(t *testing.T) {
 
 // One slow JobMaster can make Flink's list hang. Then each job is asked about, and what is wrong with one is said of that one.
 func TestHungList(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	good, bad := w.addJob("good", job.Running), w.addJob("bad", job.Running)
 	w.run()
@@ -82,6 +85,7 @@ func TestHungList(t *testing.T) {
 
 // S6: a job that Flink leaves out of its list is asked about, and is not gone.
 func TestHiddenJobIsKnown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	w.run()
@@ -109,6 +113,7 @@ func TestHiddenJobIsKnown(t *testing.T) {
 
 // S6: a job that Flink cannot find, twice, is No, and it says who said so.
 func TestForgottenJobIsDenied(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	w.run()
@@ -133,6 +138,7 @@ func TestForgottenJobIsDenied(t *testing.T) {
 
 // A failure's cause is asked for in the look that sees it; where that cannot be, later, under the same number.
 func TestCause(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := flinktest.NewID()
 	w.jm.SetJob(flinktest.Job{ID: id, Name: "orders", State: job.Running, Stack: "java.lang.RuntimeException: boom\n\tat x.Y.z(Y.java:1)\n"})
@@ -160,6 +166,7 @@ func TestCause(t *testing.T) {
 
 // A restarted agent goes on where it was, numbers and all, and says goodbye before its beat goes.
 func TestRestartAdopts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id, lost := w.addJob("orders", job.Running), w.addJob("lost", job.Running)
 	first, stop := w.run()
@@ -192,6 +199,7 @@ func TestRestartAdopts(t *testing.T) {
 
 // An adopted report is asserted under the new session even while Flink cannot be asked, and says so.
 func TestAdoptsWithoutFlink(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	_, stop := w.run()
@@ -211,6 +219,7 @@ func TestAdoptsWithoutFlink(t *testing.T) {
 
 // Reports that the agent cannot read: a newer one is left alone for ever, a corrupt one until there is something to say.
 func TestUnreadableReports(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	newer, corrupt, absent := w.addJob("newer", job.Running), w.addJob("corrupt", job.Running), flinktest.NewID()
 	wrote := w.put(record.ReportKey(testSite, w.who, newer), []byte(`{"v":99}`))
@@ -243,6 +252,7 @@ func TestUnreadableReports(t *testing.T) {
 
 // A foreign change below the agent's prefix is put right within a repair interval.
 func TestRepair(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	changed, deleted := w.addJob("changed", job.Running), w.addJob("deleted", job.Running)
 	a, _ := w.run()
@@ -287,6 +297,7 @@ func TestRepair(t *testing.T) {
 
 // A name is whatever its user made of it. It stays bounded, and steers nobody's terminal.
 func TestHostileNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	names := []string{"a\x1b[2Jb\u202ec\n\x00", strings.Repeat("ü", 4000), `"},"v":2,"x":{"y":"`, "\xff\xfe", "../../../beat"}
 	var ids []string
@@ -307,6 +318,7 @@ func TestHostileNames(t *testing.T) {
 
 // Ten thousand jobs are written once each, and then nothing is, as long as nothing changes.
 func TestManyJobsWriteOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	const jobs = 10_000
 	for i := range jobs {

@@ -20,6 +20,7 @@ import (
 
 // What happens while etcd is away is written when it is back, and then the beat.
 func TestEtcdAway(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]struct{ leave, back func(*world) }{
 		"down": {
 			func(w *world) { w.etcd.Kill() },
@@ -31,6 +32,7 @@ func TestEtcdAway(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, 0)
 			id := w.addJob("orders", job.Running)
 			w.run()
@@ -65,6 +67,7 @@ func (w *world) wantLease() {
 
 // An etcd that lost everything gets everything back, what is over too, and the beat last.
 func TestEtcdEmptied(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	running, over := w.addJob("running", job.Running), w.addJob("over", job.Finished)
 	w.run()
@@ -89,6 +92,7 @@ func TestEtcdEmptied(t *testing.T) {
 
 // An etcd that was set back to an older state gets what it lost.
 func TestEtcdSetBack(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	w.run()
@@ -109,6 +113,7 @@ func TestEtcdSetBack(t *testing.T) {
 // S5: without space etcd answers keepalives and takes no puts. The agent knows better than what lies there, so its beat must
 // go; when there is space again, the end of the job is told, and then the beat is back.
 func TestEtcdWithoutSpace(t *testing.T) {
+	t.Parallel()
 	const quota = 16 << 20
 	w := newWorld(t, quota)
 	id := w.addJob("orders", job.Running)
@@ -179,6 +184,7 @@ func (s *stuck) Jobs(ctx context.Context) (flink.Overview, error) {
 
 // S5: a beat proves keepalives, not knowledge. An agent whose looks hang lets it go.
 func TestHangingLookDropsTheBeat(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	s := &stuck{let: make(chan struct{})}
@@ -221,6 +227,7 @@ func (d *deaf) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
 
 // A write whose outcome is not known is written again, the same, whether it had arrived or not.
 func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	d := &deaf{}
@@ -255,6 +262,7 @@ func TestUnknownOutcome(t *testing.T) {
 
 // An agent that dies while a write is under way leaves it to chance whether it arrived. The next one goes on from what lies there.
 func TestKilledDuringAWrite(t *testing.T) {
+	t.Parallel()
 	for _, arrives := range []bool{true, false} {
 		w := newWorld(t, 0)
 		id := w.addJob("orders", job.Running)
@@ -289,6 +297,7 @@ func TestKilledDuringAWrite(t *testing.T) {
 
 // A JobManager that comes back with high availability runs the same job again: another attempt, and another process.
 func TestJobManagerRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	id, lost := w.addJob("orders", job.Running), w.addJob("lost", job.Running)
 	w.run()
@@ -314,6 +323,7 @@ func TestJobManagerRestarts(t *testing.T) {
 
 // Without etcd the agent goes on looking, and leaves when it is told to.
 func TestLeavesWithoutEtcd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, 0)
 	w.etcd.Kill()
 	w.addJob("orders", job.Running)

@@ -62,7 +62,7 @@ func (v *View) seeListed(l *Look, j *Job, causes map[string]*Cause) {
 	d.Name, d.Tasks, d.EndTime = j.Name, j.Tasks, j.EndTime
 	d.Pipeline = v.pipeline(j.Name, d.Pipeline)
 	if !k.at(j.State, j.StartTime) || k.number == 0 {
-		k.move(&d, j.State, j.StartTime, j.EndTime, l.At)
+		v.move(k, &d, j.State, j.StartTime, j.EndTime, l.At)
 	}
 	v.conclude(l, k, &d, causes[j.ID])
 }
@@ -90,7 +90,7 @@ func (v *View) seeAsked(l *Look, a *Asked, causes map[string]*Cause) {
 		}
 		if !k.at(a.State, start) {
 			d.EndTime = a.EndTime
-			k.move(&d, a.State, start, a.EndTime, l.At)
+			v.move(k, &d, a.State, start, a.EndTime, l.At)
 		}
 	}
 	v.conclude(l, k, &d, causes[a.ID])
@@ -133,10 +133,14 @@ func (v *View) deny(l *Look, k *known, d *evidence.Report) {
 	}
 }
 
-// move adds a transition, numbered on from the last, and drops the oldest beyond the limit.
-func (k *known) move(d *evidence.Report, state job.State, start, end, at job.Stamp) {
+// move adds a transition, numbered on from the last, and drops the oldest beyond the limit. While the JobManager may be another
+// process than before, it is nobody known who gave the state.
+func (v *View) move(k *known, d *evidence.Report, state job.State, start, end, at job.Stamp) {
 	if state.Terminal() && end != "" {
 		at = end
+	}
+	if v.doubt {
+		d.Incarnation = ""
 	}
 	k.number++
 	k.tries, k.causeDue = 0, 0
