@@ -19,7 +19,7 @@ func conserve(previous, next job.Verdict, positive bool) job.Verdict {
 		return next
 	}
 	kept := previous
-	if previous.Over == job.Yes {
+	if previous.Over == job.Yes || ended(previous) {
 		return kept
 	}
 	kept.Certainty = min(previous.Certainty, next.Certainty, job.Held)

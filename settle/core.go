@@ -26,8 +26,8 @@ type Core struct {
 	start     time.Duration
 	wallStart int64
 	started   bool
-	// weighed is the revision up to which the agents' records have come in.
-	weighed int64
+	// weighed is the revision up to which the agents' records have come in, listed that of their last list.
+	weighed, listed int64
 }
 
 // entry is what the core knows of one job.
@@ -44,7 +44,7 @@ type entry struct {
 	rewound int64
 	// proven is when the verdict last had a live witness, for a job without sights.
 	proven time.Duration
-	// overSeen is when the core first saw the verdict stored as over.
+	// overSeen is when the core first saw the verdict stored as over, 0 for never.
 	overSeen time.Duration
 
 	writing   bool
@@ -62,7 +62,7 @@ type sight struct {
 	report   *evidence.Report
 	revision int64
 	told     uint32
-	// proven is when the sight was last live; while it is live, that is now.
+	// proven is when the sight was last shown to be live; while it is live, that is now.
 	proven time.Duration
 	// denied is when the witness was first heard to deny the job, on the watched clock; 0 if it does not.
 	denied     time.Duration
@@ -156,7 +156,9 @@ func (c *Core) tick() {
 			break
 		}
 		c.settle(e)
+		c.retire(e)
 	}
+	slices.SortFunc(c.effects, byKey)
 	c.tellCondition()
 }
 
@@ -186,7 +188,7 @@ func (c *Core) synced(in Synced) {
 				}
 			}
 		}
-		c.weighed = max(c.weighed, in.Revision)
+		c.weighed, c.listed = max(c.weighed, in.Revision), in.Revision
 	case Verdicts:
 		for _, e := range c.jobs {
 			if e.told != round {
@@ -206,7 +208,7 @@ func (c *Core) synced(in Synced) {
 		c.settle(e)
 		c.retire(e)
 	}
-	slices.SortFunc(c.effects, byKey) // the order of maps must not show
+	slices.SortFunc(c.effects, byKey)
 	c.tellCondition()
 }
 
@@ -286,7 +288,7 @@ func (c *Core) unreadableBeat(agent evidence.Agent) {
 	c.resettle(w)
 }
 
-// turn notes what ended for the sights of a witness whose beat changed from was.
+// turn notes what began or ended for the sights of a witness whose beat changed from was.
 func (c *Core) turn(w *witness, was witness, lastProof time.Duration) {
 	for e, i := range c.sights(w) {
 		s := &e.sights[i]
@@ -348,10 +350,14 @@ func (c *Core) reported(in Reported) {
 	s.report, s.revision, s.unreadable = r, in.Revision, false
 	s.turn(was, c.followed())
 	c.noteDenial(s)
-	c.settle(e)
-	if s.live() && !was {
+	switch live := s.live(); {
+	case !live && !r.State.Terminal():
+		c.due.set(e, c.now) // an agent that comes asserts its reports first and the beat last: until the next Tick it may be there
+		return
+	case live && !was:
 		c.reconsider(w)
 	}
+	c.settle(e)
 }
 
 // reconsider settles what a witness denies, when it tells of a job that it did not tell of before: a later one may be it (S8).
@@ -409,7 +415,7 @@ func (c *Core) stored(in Stored) {
 		e.account, e.rewound = in.Account, 0
 	}
 	if e.account.Verdict.Over == job.Yes && e.overSeen == 0 {
-		e.overSeen = c.now
+		e.overSeen = max(c.now, 1)
 	} else if e.account.Verdict.Over != job.Yes {
 		e.overSeen = 0
 	}
@@ -432,6 +438,9 @@ func (c *Core) lose(e *entry) {
 	}
 	e.forgotten = e.retiring || c.retirable(e)
 	e.revision, e.sealed, e.writing, e.retiring = 0, false, false, false
+	if e.forgotten {
+		c.due.set(e, c.now+c.cfg.Missing) // an agent may be about to repair its report
+	}
 }
 
 func (c *Core) unreadableVerdict(key job.Key) {
@@ -490,9 +499,12 @@ func (c *Core) release(w *witness) {
 	}
 }
 
-// retire lets go of a job of which nothing is left, in the store or in reports.
+// retire lets go of a job of which nothing is left, in the store or in reports; of one that was forgotten, after a while.
 func (c *Core) retire(e *entry) {
-	if e.revision != 0 || e.sealed || e.writing || len(e.sights) > 0 || e.account.Verdict.Attempt.Number != 0 && !e.forgotten {
+	if e.revision != 0 || e.sealed || e.writing || len(e.sights) > 0 {
+		return
+	}
+	if e.forgotten && e.place >= 0 || !e.forgotten && e.account.Verdict.Attempt.Number != 0 {
 		return
 	}
 	c.due.remove(e)
@@ -513,9 +525,10 @@ func (e *entry) sightBy(w *witness) int {
 }
 
 // live says whether the sight is that of a live witness (S5): its agent beats in the session that reported, can ask the
-// JobManager, was answered about this job, and the answer was not that there is none.
+// JobManager, was answered about this job by the process that runs now, and the answer was not that there is none.
 func (s *sight) live() bool {
-	return s.speaks() && s.report.Known != job.No && s.report.Reach == job.Fine
+	return s.speaks() && s.report.Known != job.No && s.report.Reach == job.Fine &&
+		(s.report.Incarnation == s.by.beat.Incarnation || s.report.Incarnation == "") // a JobManager need not tell
 }
 
 // denies says whether a live witness says that its JobManager does not know the job (S6).
@@ -529,9 +542,9 @@ func (s *sight) speaks() bool {
 		w.beat.Session == s.report.Session && w.beat.Reach == job.Fine
 }
 
-// turn notes when the sight was last live, if the event that just came in ended that.
+// turn notes when the sight was last live: an event that just came in proves it, or ended it.
 func (s *sight) turn(wasLive bool, lastProof time.Duration) {
-	if wasLive && !s.live() {
+	if wasLive || s.live() {
 		s.proven = max(s.proven, lastProof)
 	}
 }

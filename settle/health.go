@@ -1,7 +1,6 @@
 package settle
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/job"
@@ -202,9 +201,9 @@ func (c *Core) judgeSilence() {
 	case suspect && !h.frozen:
 		h.frozen, h.frozenAt, h.frozenSince, h.sick = true, c.now, job.StampOf(c.wall), "etcd"
 		if h.shakenLost > 0 {
-			h.why = fmt.Sprintf("%s, and %d of %d agents fell silent with it", h.shakenBy, h.shakenLost, expected)
+			h.why = h.shakenBy + ", and agents fell silent with it"
 		} else {
-			h.why = fmt.Sprintf("%d of %d agents fell silent together", lost, expected)
+			h.why = "more than a fifth of the agents fell silent"
 		}
 	case !suspect && h.frozen:
 		h.frozen, h.sick, h.why, h.frozenSince = false, "", "", ""

@@ -74,21 +74,26 @@ func podName(r *evidence.Report) string {
 
 func (s *sight) says() string {
 	state := s.report.State.String()
-	switch {
-	case s.live():
+	if s.live() || s.report.State.Terminal() {
 		return state
-	case s.report.State.Terminal():
-		return state
-	case s.reason() == job.JobManagerUnreachable:
-		return "JobManager: " + s.by.beat.Reach.String() + "; " + state + " before"
-	case s.reason() == job.JobUnanswered:
-		return "about the job: " + s.report.Reach.String() + "; " + state + " before"
-	case s.reason() == job.JobMissing:
-		return "JobManager does not know the job; " + state + " before"
-	case s.reason() == job.AgentLeft:
-		return "goodbye; " + state + " before"
+	}
+	before := "; " + state + " before"
+	switch s.reason() {
+	case job.JobManagerUnreachable:
+		return "JobManager: " + s.by.beat.Reach.String() + before
+	case job.JobUnanswered:
+		return "about the job: " + s.report.Reach.String() + before
+	case job.JobMissing:
+		return "JobManager does not know the job" + before
+	case job.AgentLeft:
+		return "goodbye" + before
+	case job.AgentStale:
+		if s.unreadable || s.by.unread {
+			return "cannot be read" + before
+		}
+		return "not asserted since the agent restarted" + before
 	default:
-		return "silent; " + state + " before"
+		return "silent" + before
 	}
 }
 
@@ -124,7 +129,7 @@ func (c *Core) forget(e *entry) {
 	c.effects = append(c.effects, Forget{Key: e.key, Reports: reports, IfRevision: e.revision})
 }
 
-// byKey orders effects by their jobs.
+// byKey orders effects by their jobs: neither the order of a map nor that of what falls due together may show.
 func byKey(a, b Effect) int { return compareKeys(effectKey(a), effectKey(b)) }
 
 func effectKey(effect Effect) (key job.Key) {

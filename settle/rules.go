@@ -17,6 +17,9 @@ func (c *Core) settle(e *entry) {
 		return
 	}
 	j := judgement{core: c, entry: e, account: e.account, heard: e.account.Books.Weighed, wake: never}
+	if j.heard > c.weighed {
+		j.heard = c.listed // of an earlier epoch of the store: what was listed first in this one has had its say
+	}
 	j.rewind()
 	j.listen()
 	if j.account.Verdict.Attempt.Number == 0 || e.forgotten && j.account.Verdict.Attempt == e.account.Verdict.Attempt {
@@ -378,8 +381,8 @@ func (j *judgement) vouch() {
 	if s != nil {
 		reason = s.reason()
 	}
-	if v.Certainty == job.Held && v.Reason == reason {
-		return
+	if v.Certainty == job.Held && (v.Reason == reason || v.Reason == job.AgentLeft && reason == job.AgentSilent) {
+		return // silence is what a goodbye is followed by; whoever did not hear the goodbye hears only that
 	}
 	if v.Certainty != job.Held {
 		v.LastSeen = job.StampOf(c.wall - (c.now - proven).Milliseconds())

@@ -209,6 +209,9 @@ func init() {
 		"books":      (*script).books,
 		"store":      (*script).showStore,
 		"foreign":    (*script).foreign,
+
+		"stale-report": (*script).staleReport,
+		"fresh-start":  (*script).freshStart,
 	}
 }
 
@@ -326,7 +329,11 @@ func (s *script) sees(a *agent, w *words) error {
 		if err != nil {
 			return err
 		}
-		r := a.sees(id, state, more)
+		what := more
+		if state != job.Failed {
+			what.Cause, what.CauseAsked = "", job.Unanswered
+		}
+		r := a.sees(id, state, what)
 		if pipeline != "" {
 			r.Pipeline = pipeline
 		}
@@ -533,6 +540,31 @@ func (s *script) foreign(w *words) error {
 	for _, r := range slices.Clone(s.replicas) {
 		if r.follows[Verdicts] {
 			r.step(stored)
+		}
+	}
+	return nil
+}
+
+// staleReport lets a write of an earlier session of an agent land now: it has the first transition only.
+func (s *script) staleReport(w *words) error {
+	a := s.world.agent(w.next())
+	r := *a.jobs[w.next()]
+	if err := r.State.UnmarshalText([]byte(w.next())); err != nil {
+		return err
+	}
+	r.Session, r.Sequence, r.Transitions = a.PodUID+"-0", 1, r.Transitions[:1]
+	s.put(r)
+	return nil
+}
+
+// freshStart lets the names of agents be used again, for other pods in other clusters.
+func (s *script) freshStart(*words) error {
+	for name, a := range s.agents {
+		if name == "a" {
+			delete(s.agents, name)
+			fresh := s.world.agent(name)
+			fresh.PodUID = fmt.Sprintf("a%d", a.w.revision)
+			fresh.in(fmt.Sprintf("orders-%d", a.w.revision))
 		}
 	}
 	return nil

@@ -8,8 +8,8 @@
 //   - Each Write ends in one Stored of its revision or one NotWritten. Until then the core proposes nothing more for that
 //     job. The driver never retries; a later Tick proposes again. An outcome that the driver does not know is NotWritten:
 //     the if-revision makes a repetition safe.
-//   - A source tells its whole truth between Listing and Synced; what it did not tell in between is gone. Before the first
-//     Synced of the source of verdicts nothing is proposed.
+//   - A source tells its whole truth between Listing and Synced; what it did not tell in between is gone. While a source is not
+//     synced nothing is proposed.
 //   - Events of one source come in the store's order. Between sources there is no order.
 //
 // The rules have numbers, S1 to S13; ARCHITECTURE.md lists them. rules.go has those that judge one job, health.go those that judge

@@ -375,7 +375,7 @@ func checkSuccession(was, is job.Verdict) error {
 		return fmt.Errorf("attempt %d after %d", is.Attempt.Number, was.Attempt.Number)
 	case is.Attempt.Number == was.Attempt.Number && is.Attempt.StartTime != was.Attempt.StartTime:
 		return fmt.Errorf("attempt %d began at %s, now at %s", is.Attempt.Number, was.Attempt.StartTime, is.Attempt.StartTime)
-	case is.Attempt == was.Attempt && was.State.Terminal() && is.State != was.State:
+	case is.Attempt == was.Attempt && ended(was) && is.State != was.State:
 		return fmt.Errorf("%s after %s in one attempt", is.State, was.State)
 	}
 	return nil
