@@ -22,8 +22,12 @@ func (c *Core) settle(e *entry) {
 	}
 	j.rewind()
 	j.listen()
-	if j.account.Verdict.Attempt.Number == 0 || e.forgotten && j.account.Verdict.Attempt == e.account.Verdict.Attempt {
-		return // nothing is known yet; or nothing but what was forgotten, which returns with a new attempt only
+	switch {
+	case j.account.Verdict.Attempt.Number == 0:
+		c.wait(e, j.wake)
+		return // nothing is known yet
+	case e.forgotten && j.account.Verdict.Attempt == e.account.Verdict.Attempt:
+		return // nothing is known but what was forgotten, which returns with a new attempt only
 	}
 	j.vouch()
 	j.conclude()
@@ -167,6 +171,9 @@ func (j *judgement) rank(s *sight) int {
 		return liveAttempt
 	case current && s.live():
 		return liveSight
+	case v.Attempt.Number == 0 && !r.State.Terminal() && j.core.now < s.proven+j.core.cfg.Tick:
+		j.wake = s.proven + j.core.cfg.Tick
+		return mute // an agent's beat follows its first reports: it is not silent yet
 	case s.revision > j.heard && (unseen || current && v.Over != job.Yes) && !j.vouched():
 		return formerSight
 	}
