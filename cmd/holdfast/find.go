@@ -29,7 +29,7 @@ func oneJob(_ *cobra.Command, args []string) error {
 	if len(args) == 1 && args[0] != "" {
 		return nil
 	}
-	return errors.New("give one job: its name, its pipeline, its id, or the first letters of its id")
+	return errors.New("give one job: its name, its pipeline, its cluster if that runs no other, its id, or the first letters of its id")
 }
 
 // find gives the job that somebody means. note is something that they should know about the choice; it may be empty.
@@ -42,18 +42,20 @@ func find(list client.JobList, meant string, filter *filter) (found *client.Job,
 		return candidates[0], "", nil
 	}
 	if current := current(candidates); named && current != nil {
-		return current, fmt.Sprintf("%s is also the name of %s of this cluster that ended; 'holdfast get' shows the ids",
+		return current, fmt.Sprintf("%s also stands for %s of this cluster that ended; 'holdfast get' shows the ids",
 			terminal.Clean(meant), counted(int64(len(candidates)-1), "job")), nil
 	}
 	return nil, "", ambiguous(candidates, meant)
 }
 
-// match gives the jobs that fit best: by id or path; else by name or pipeline; else by the beginning of their id.
+// match gives the jobs that fit best: by id or path; else by name or pipeline; else by their cluster; else by the beginning of their id.
 // named says that it was by name.
 func match(jobs []client.Job, meant string) (found []*client.Job, named bool) {
+	const byName, byCluster = 1, 2
 	fits := []func(*client.Job) bool{
 		func(j *client.Job) bool { return j.JobID == meant || j.Path() == meant },
 		func(j *client.Job) bool { return j.Pipeline == meant || j.Name == meant },
+		func(j *client.Job) bool { return j.Cluster == meant },
 		func(j *client.Job) bool {
 			return len(meant) >= prefixLeast && strings.HasPrefix(j.JobID, strings.ToLower(meant))
 		},
@@ -65,7 +67,7 @@ func match(jobs []client.Job, meant string) (found []*client.Job, named bool) {
 			}
 		}
 		if found != nil {
-			return found, rank == 1
+			return found, rank == byName || rank == byCluster
 		}
 	}
 	return nil, false

@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,11 +33,13 @@ func TestMatch(t *testing.T) {
 		"bbbb":         {"bbbb3333"},
 		"b/y/bbbb3333": {"bbbb3333"},
 		"x/y":          {"bbbb3333"},
+		"x":            {"aaaa1111", "aaaa2222"},
+		"y":            {"bbbb3333"},
 		"":             nil,
 	} {
 		var got []string
 		found, named := match(list, meant)
-		if want := meant == "orders" || meant == "shop" || meant == "aaaa" || meant == "x/y"; named != want {
+		if want := slices.Contains([]string{"orders", "shop", "aaaa", "x/y", "x", "y"}, meant); named != want {
 			t.Errorf("%q: by name %t, want %t", meant, named, want)
 		}
 		for _, j := range found {

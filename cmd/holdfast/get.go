@@ -17,7 +17,8 @@ func (p *program) getCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get [jobs] [JOB]",
 		Short: "Show jobs, one a line",
-		Long: `Show jobs, one a line. A JOB is a name, a pipeline, an id, or the first letters of an id.
+		Long: `Show jobs, one a line. A JOB is a name, a pipeline, a cluster that runs one job, an id, or the first letters of
+an id.
 
 SINCE is how long the job has been in its state, SEEN how long ago somebody last vouched for that.`,
 		Example: `  holdfast get

@@ -63,7 +63,7 @@ func (p *program) watch(ctx context.Context, c *client.Client, a *asking, f *fil
 	return c.Watch(ctx, o)
 }
 
-// narrow watches one job. Where it was named by its pipeline, it watches that: the next job of the pipeline has another id.
+// narrow watches one job. Where it was named by its pipeline or its cluster, it watches that: the next job of it has another id.
 func (p *program) narrow(ctx context.Context, c *client.Client, a *asking, f *filter, meant string, o *client.WatchOptions) error {
 	ctx, cancel := a.bound(ctx)
 	defer cancel()
@@ -73,6 +73,8 @@ func (p *program) narrow(ctx context.Context, c *client.Client, a *asking, f *fi
 		return err
 	case j.Pipeline == meant:
 		o.Filter = url.Values{"namespace": {j.Namespace}, "cluster": {j.Cluster}, "pipeline": {j.Pipeline}}
+	case j.Cluster == meant && j.Name != meant:
+		o.Filter = url.Values{"namespace": {j.Namespace}, "cluster": {j.Cluster}}
 	default:
 		o.Filter, o.Job = nil, j
 	}

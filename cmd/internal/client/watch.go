@@ -126,7 +126,6 @@ func (w *watch) connect(ctx context.Context) (began bool, err error) {
 		path += "/" + url.PathEscape(j.Site) + "/" + url.PathEscape(j.Namespace) + "/" + url.PathEscape(j.Cluster) + "/" + url.PathEscape(j.JobID)
 	}
 	query.Set("watch", "true")
-	w.listed = nil
 	if w.version == "" {
 		w.listed = map[string]bool{}
 	} else {

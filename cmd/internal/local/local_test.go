@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -206,6 +207,66 @@ func TestLocalRemembers(t *testing.T) {
 	r = start(t, o)
 	r.sees("held after a restart", "orders", id, so(job.Running, job.Held))
 	r.end()
+}
+
+// An agent takes over what it reported in an earlier run, although its pod is only a name: so it can say what became of a job
+// that was there then.
+func TestLocalTakesItsReportsOver(t *testing.T) {
+	jm := flinktest.New(t)
+	id := flinktest.NewID()
+	jm.SetJob(flinktest.Job{ID: id, Name: "orders", State: job.Running})
+	o := quick(t.TempDir(), map[string]*flinktest.JobManager{"orders": jm})
+	r := start(t, o)
+	r.sees("the job runs", "orders", id, so(job.Running, job.Witnessed))
+	r.end()
+	jm.Restart() // without the job
+	r = start(t, o)
+	r.sees("its JobManager does not know it", "orders", id, func(j api.Job) bool {
+		return j.State == job.Running && j.Certainty == job.Held && j.Reason == job.JobMissing
+	})
+	r.end()
+}
+
+// What an earlier run that crashed held ended with it.
+func TestLocalEndsOldLeases(t *testing.T) {
+	o := fine(t.TempDir())
+	o.Log = slog.New(slog.DiscardHandler)
+	l, err := New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.client.Grant(t.Context(), 3600); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if l, err = New(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	leases, err := l.client.Leases(t.Context())
+	if err != nil || len(leases.Leases) != 0 {
+		t.Errorf("%d leases are left, %v", len(leases.Leases), err)
+	}
+}
+
+// An etcd that dies takes the rest with it, with a word.
+func TestLocalEndsWithItsStore(t *testing.T) {
+	defer leavesNothing(t)()
+	jm := flinktest.New(t)
+	defer jm.Close()
+	r := start(t, quick(t.TempDir(), map[string]*flinktest.JobManager{"orders": jm}))
+	for !strings.Contains(r.log.String(), "leading") {
+		time.Sleep(10 * time.Millisecond)
+	}
+	r.l.store.Close()
+	select {
+	case err := <-r.done:
+		if !errors.Is(err, errStore) {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it runs on without a store")
+	}
 }
 
 // Nobody reads a log that repeats itself.
