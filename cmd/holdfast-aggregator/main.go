@@ -104,9 +104,6 @@ func (o *options) check() error {
 	if o.siteUID == "" {
 		wrong = append(wrong, errors.New("--site-uid is missing: give what tells this cluster from every other, such as the uid of its namespace kube-system"))
 	}
-	if o.patience.Hold < o.patience.Lease {
-		wrong = append(wrong, errors.New("--hold is shorter than --lease: an agent's silence shows only when its lease has run out, so nothing could be held in time"))
-	}
 	if o.leaderLease < etcd.MinTTL {
 		wrong = append(wrong, errors.New("--leader-lease is shorter than 2s, the shortest that etcd grants"))
 	}

@@ -60,7 +60,7 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"--site-uid", "u", "--etcd-ca", empty}, nil, []string{"has no certificate in PEM form"}},
 		{[]string{"--site-uid", "u", "--etcd-cert", missing, "--etcd-key", missing}, nil, []string{"--etcd-cert and --etcd-key: open " + missing}},
 		{[]string{"--site-uid", "u", "--etcd-endpoints", "ftp://x:1"}, nil, []string{`--etcd-endpoints: etcd client: endpoint "ftp://x:1"`}},
-		{[]string{"--hold", "1s"}, nil, []string{"--site-uid is missing", "--hold is shorter than --lease", "the tick is not shorter than the hold time"}},
+		{[]string{"--hold", "1s"}, nil, []string{"--site-uid is missing", "the tick is not shorter than the hold time"}},
 		{[]string{"--site-uid", "u", "--leader-lease", "1s"}, nil, []string{"--leader-lease is shorter than 2s"}},
 		{[]string{"--site-uid", "u", "--retain", "0s"}, nil, []string{"the retain time is 0s"}},
 		{[]string{"--site-uid", "u", "--log-format", "xml"}, nil, []string{`--log-format "xml" does not exist`}},

@@ -108,6 +108,7 @@ func (l *Local) open(ctx context.Context, o Options) (err error) {
 	}
 	patience := settle.DefaultConfig()
 	patience.Hold, patience.Grace, patience.Lease = o.Hold, o.Grace, o.Lease
+	patience.Tick = min(patience.Tick, o.Hold/4)
 	l.aggregator, err = aggregator.New(aggregator.Options{
 		Site: Site, UID: l.folder.UID, Listen: o.Listen, Etcd: l.client, Settle: patience, LeaderLease: leaderLease,
 		Version: o.Version, Log: o.Log,
@@ -269,9 +270,9 @@ func (o *Options) Check() error {
 	case o.Lease < 2*o.Poll:
 		complain("--lease %s is shorter than two polls of %s: an agent lets its lease go when a poll is late, so give more, or poll more often",
 			o.Lease, o.Poll)
-	case o.Hold < o.Lease:
-		complain("--hold %s is shorter than --lease %s: an agent's silence shows only when its lease has run out, so nothing could be held in time",
-			o.Hold, o.Lease)
+	case o.Hold < 2*o.Poll:
+		complain("--hold %s is shorter than two polls of %s: every verdict would be held between two of them, so give more, or poll more often",
+			o.Hold, o.Poll)
 	case o.Grace <= 0:
 		complain("--grace %s: give a time of more than 0", o.Grace)
 	}

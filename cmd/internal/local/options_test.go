@@ -53,7 +53,7 @@ func TestCheck(t *testing.T) {
 		{"a name whose pod's is too long", func(o *Options) { o.Flinks[0].Name = strings.Repeat("x", 250) }, []string{"the pod's name that is made of the NAME has 256 characters"}},
 		{"no scheme", func(o *Options) { o.Flinks[0].URL = "localhost:8081" }, []string{`URL "localhost:8081": give it with http:// or https://, such as http://localhost:8081`}},
 		{"empty data", func(o *Options) { o.Data = "" }, []string{"--data is empty: give a folder"}},
-		{"hold shorter than lease", func(o *Options) { o.Hold = 19 * time.Second }, []string{"--hold 19s is shorter than --lease 20s"}},
+		{"hold shorter than two polls", func(o *Options) { o.Hold = 1900 * time.Millisecond }, []string{"--hold 1.9s is shorter than two polls of 1s"}},
 		{"lease shorter than two polls", func(o *Options) { o.Poll = 11 * time.Second }, []string{"--lease 20s is shorter than two polls of 11s"}},
 		{"a lease that etcd does not grant", func(o *Options) { o.Lease = time.Second }, []string{"--lease 1s: give 2s to 1h"}},
 		{"no poll", func(o *Options) { o.Poll = 0 }, []string{"--poll 0s: give 100ms to 1h"}},
