@@ -218,6 +218,14 @@ func (w *world) put(path string, change ...func(*job.Verdict)) int64 {
 	return revision
 }
 
+// both writes two verdicts in one transaction.
+func (w *world) both(first, second string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	revision := w.next()
+	w.apply(board.Verdicts, etcd.Changed, revision, pairOf(keyOf(first), running(), revision), pairOf(keyOf(second), running(), revision))
+}
+
 func pairOf(key job.Key, v job.Verdict, revision int64) etcd.Pair {
 	value := record.EncodeAccount(job.Account{Key: key, Verdict: v, Books: job.Books{Sequence: 1}})
 	return etcd.Pair{Key: record.VerdictKey("default", key), Value: value, ModRevision: revision}
