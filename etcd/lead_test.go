@@ -39,12 +39,6 @@ func (c *contender) term() (etcd.Term, bool) {
 	return c.terms[len(c.terms)-1], true
 }
 
-func (c *contender) reigns() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.terms)
-}
-
 // contend starts a contender. during, which may be nil, runs within each reign.
 func contend(t *testing.T, p *etcdproc.Process, name string, ttl time.Duration, during func(context.Context, etcd.Term)) *contender {
 	t.Helper()
