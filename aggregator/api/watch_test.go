@@ -391,19 +391,22 @@ func TestASilentClientIsCutOffAndCostsLittle(t *testing.T) {
 
 // A client that reads just enough for each write to succeed must not keep its snapshot for ever.
 func TestATricklingClientEndsWithTheLongestWatch(t *testing.T) {
-	w := newWorld(t, func(o *Options) { o.MaxWatch, o.WriteTimeout = 300*time.Millisecond, 300*time.Millisecond })
-	w.fill(12_000)
-	conn := w.silent()
+	w := newWorld(t, func(o *Options) { o.MaxWatch, o.WriteTimeout = 100*time.Millisecond, 2*time.Second })
+	w.fill(60_000)
+	conn := w.dial()
 	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "GET /api/v1/jobs?watch=true HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "it watches", func() bool { return w.server.watchers.count() == 1 })
-	begin, buffer := time.Now(), make([]byte, 16<<10)
+	begin, buffer := time.Now(), make([]byte, 64<<10)
 	for w.server.watchers.count() == 1 {
 		if _, err := conn.Read(buffer); err != nil {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond) // so that all of it would take some 12 s
 	}
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 5*time.Second {
 		t.Errorf("it was served for %s", took)
 	}
 }
