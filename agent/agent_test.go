@@ -268,7 +268,8 @@ func TestRepair(t *testing.T) {
 	if after := w.wantState(deleted, job.Running); after.Sequence != before.Sequence {
 		t.Errorf("the deleted report came back as number %d, was %d", after.Sequence, before.Sequence)
 	}
-	w.put(record.BeatKey(testSite, w.who), []byte(`{"v":1,"session":"other"}`)) // without the lease
+	beat, _ := w.pair(record.BeatKey(testSite, w.who))
+	w.put(beat.Key, beat.Value) // the same, but without the lease
 	w.eventually("the beat to hang on the agent's lease again", func() bool {
 		p, ok := w.pair(record.BeatKey(testSite, w.who))
 		return ok && p.Lease != 0

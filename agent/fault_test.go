@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -188,10 +189,12 @@ func TestHangingLookDropsTheBeat(t *testing.T) {
 	w := newWorld(t, 0)
 	id := w.addJob("orders", job.Running)
 	s := &stuck{let: make(chan struct{})}
+	release := sync.OnceFunc(func() { close(s.let) })
 	w.run(func(a *Agent) {
 		s.questions = a.flink
 		a.flink = s
 	})
+	t.Cleanup(release) // before the agent is stopped
 	w.wantState(id, job.Running)
 	w.wantBeat("a beat", anyBeat)
 	s.on.Store(true)
@@ -203,7 +206,7 @@ func TestHangingLookDropsTheBeat(t *testing.T) {
 		t.Error("the log does not say why")
 	}
 	s.on.Store(false)
-	close(s.let)
+	release()
 	w.wantLease()
 }
 
@@ -225,6 +228,56 @@ func (d *deaf) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
 	return revision, err
 }
 
+// closed is etcd that takes no reports, but beats, while it is shut.
+type closed struct {
+	store
+	shut atomic.Bool
+}
+
+func (c *closed) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
+	if c.shut.Load() && strings.Contains(ops[0].Key, "/jobs/") {
+		return 0, errors.New("shut")
+	}
+	return c.store.commit(ctx, ops)
+}
+
+// The beat says that the reports are this session's, so it comes last: at the start, and after a loss that may be etcd's own.
+func TestBeatComesLast(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 0)
+	id := w.addJob("orders", job.Running)
+	c := &closed{}
+	c.shut.Store(true)
+	a, _ := w.run(func(a *Agent) {
+		c.store = a.post.store
+		a.post.store = c
+		a.o.Repair = time.Hour // so that only the doubt reads again
+	})
+	noBeat := func(when string) {
+		t.Helper()
+		w.looks(15)
+		if _, there := w.pair(record.BeatKey(testSite, w.who)); there {
+			t.Errorf("%s: there is a beat, and no report", when)
+		}
+	}
+	noBeat("at the start")
+	c.shut.Store(false)
+	w.wantBeat("a beat", anyBeat)
+
+	c.shut.Store(true)
+	w.delete(record.ReportKey(testSite, w.who, id))
+	if _, err := w.client.Revoke(t.Context(), a.lease.ID()); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("the agent to miss its lease", func() bool { return w.log.count("beat is lost") > 0 })
+	noBeat("after a loss")
+	c.shut.Store(false)
+	w.wantBeat("a beat", anyBeat)
+	if _, there := w.report(id); !there {
+		t.Error("the beat is back before the report")
+	}
+}
+
 // A write whose outcome is not known is written again, the same, whether it had arrived or not.
 func TestUnknownOutcome(t *testing.T) {
 	t.Parallel()
@@ -235,6 +288,7 @@ func TestUnknownOutcome(t *testing.T) {
 	a, _ := w.run(func(a *Agent) {
 		d.store = a.post.store
 		a.post.store = d
+		a.o.Repair = time.Hour // which would put it right too
 	})
 	w.wantBeat("a beat", anyBeat)
 	d.late.Store(2)

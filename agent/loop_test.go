@@ -245,6 +245,28 @@ func TestNewestWins(t *testing.T) {
 	})
 }
 
+// What changes while it is being written is written again.
+func TestNewerContentDuringAWrite(t *testing.T) {
+	a := inMemory(&scripted{}, newShelf())
+	p := a.post
+	p.inStep(0)
+	set := func(n int64) {
+		p.set(view.Changes{Reports: []*evidence.Report{{JobID: jobID(1), Sequence: n, State: job.Running}}})
+	}
+	set(1)
+	batch, _ := p.due()
+	set(2)
+	p.done(batch, 1)
+	batch, _ = p.due()
+	if len(batch) != 1 || batch[0].report.Sequence != 2 {
+		t.Fatalf("after the write waits %v", batch)
+	}
+	p.done(batch, 2)
+	if batch, _ = p.due(); len(batch) != 0 {
+		t.Errorf("after both writes waits %v", batch)
+	}
+}
+
 // Nothing is written before the prefix has been read: what an earlier session left would be lost.
 func TestReadsBeforeItWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -538,6 +538,8 @@ func TestPace(t *testing.T) {
 	near(e, "unreachable for long", 5*time.Second)
 	e.see(list())
 	near(e, "back", time.Second)
+	e.see(Look{Reach: job.Refused})
+	near(e, "unreachable again", time.Second)
 }
 
 func TestProcessIsAskedEachMinute(t *testing.T) {
