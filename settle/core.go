@@ -3,6 +3,7 @@ package settle
 import (
 	"iter"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/evidence"
@@ -85,6 +86,7 @@ type witness struct {
 
 // cluster is the jobs of one Flink cluster.
 type cluster struct {
+	key  job.ClusterKey
 	jobs []*entry
 }
 
@@ -348,6 +350,7 @@ func (c *Core) reported(in Reported) {
 	}
 	was := s.live()
 	s.report, s.revision, s.unreadable = r, in.Revision, false
+	s.share(e)
 	s.turn(was, c.followed())
 	c.noteDenial(s)
 	switch live := s.live(); {
@@ -413,6 +416,7 @@ func (c *Core) stored(in Stored) {
 		e.account.Books.Sequence, e.account.Books.Fold = in.Account.Books.Sequence, nil
 	} else {
 		e.account, e.rewound = in.Account, 0
+		e.share()
 	}
 	if e.account.Verdict.Over == job.Yes && e.overSeen == 0 {
 		e.overSeen = max(c.now, 1)
@@ -470,9 +474,10 @@ func (c *Core) entry(key job.Key) *entry {
 	if e == nil {
 		group := c.clusters[key.ClusterKey()]
 		if group == nil {
-			group = &cluster{}
-			c.clusters[key.ClusterKey()] = group
+			group = &cluster{key: job.ClusterKey{Namespace: strings.Clone(key.Namespace), Cluster: strings.Clone(key.Cluster)}}
+			c.clusters[group.key] = group
 		}
+		key = job.Key{Namespace: group.key.Namespace, Cluster: group.key.Cluster, ID: strings.Clone(key.ID)}
 		// Whoever is not heard of when a job is first met has been silent for a lease time at least.
 		e = &entry{key: key, cluster: group, place: -1, proven: c.now - c.cfg.Lease}
 		e.account.Key = key

@@ -171,9 +171,6 @@ func (j *judgement) rank(s *sight) int {
 		return liveAttempt
 	case current && s.live():
 		return liveSight
-	case v.Attempt.Number == 0 && !r.State.Terminal() && j.core.now < s.proven+j.core.cfg.Tick:
-		j.wake = s.proven + j.core.cfg.Tick
-		return mute // an agent's beat follows its first reports: it is not silent yet
 	case s.revision > j.heard && (unseen || current && v.Over != job.Yes) && !j.vouched():
 		return formerSight
 	}
