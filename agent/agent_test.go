@@ -340,18 +340,24 @@ func TestManyJobsWriteOnce(t *testing.T) {
 	w.run()
 	w.wantBeat("a beat", anyBeat)
 	w.looks(3)
-	reports, beats := 0, 0
+	reports := 0
+	var last job.Reach
 	for _, e := range w.events(1) {
 		switch {
 		case w.isBeat(e):
-			beats++
+			// A machine that is busy may be too slow for so long a list. That is worth a beat, and nothing else is.
+			beat, err := record.DecodeBeat(w.who, e.Value)
+			if err != nil || beat.Reach == last {
+				t.Errorf("a beat is written again with reach %s, %v", beat.Reach, err)
+			}
+			last = beat.Reach
 		case e.Version != 1:
 			t.Fatalf("%s is written for the %d. time", e.Key, e.Version)
 		default:
 			reports++
 		}
 	}
-	if reports != jobs || beats != 1 {
-		t.Errorf("%d reports and %d beats were written, want %d and 1", reports, beats, jobs)
+	if reports != jobs {
+		t.Errorf("%d reports were written, want %d", reports, jobs)
 	}
 }

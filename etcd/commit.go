@@ -41,6 +41,8 @@ type Op struct {
 	Key    string
 	Value  []byte
 	Delete bool
+	// Prefix makes a delete one of everything that begins with Key.
+	Prefix bool
 	// Lease is the lease that a put key hangs on; 0 is none. A put without one takes the key off its lease.
 	Lease clientv3.LeaseID
 }
@@ -122,8 +124,12 @@ func (g Guard) compare() *pb.Compare {
 
 func (op Op) request() *pb.RequestOp {
 	if op.Delete {
-		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{
-			RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(op.Key)}}}
+		request := &pb.DeleteRangeRequest{Key: []byte(op.Key)}
+		if op.Prefix {
+			_, end := bounds(op.Key)
+			request.RangeEnd = []byte(end)
+		}
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: request}}
 	}
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
 		RequestPut: &pb.PutRequest{Key: []byte(op.Key), Value: op.Value, Lease: int64(op.Lease)}}}

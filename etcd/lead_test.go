@@ -39,12 +39,6 @@ func (c *contender) term() (etcd.Term, bool) {
 	return c.terms[len(c.terms)-1], true
 }
 
-func (c *contender) reigns() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.terms)
-}
-
 // contend starts a contender. during, which may be nil, runs within each reign.
 func contend(t *testing.T, p *etcdproc.Process, name string, ttl time.Duration, during func(context.Context, etcd.Term)) *contender {
 	t.Helper()
@@ -201,6 +195,23 @@ func TestReignEndsInTime(t *testing.T) {
 	}
 	p.Resume()
 	c.elected(t, 15*time.Second)
+}
+
+// An outage longer than the lease time ends the reign, and the restart that ends the outage prolongs its lease in full. A
+// leader recognises the key as its own, and does not wait for that lease to end.
+func TestLeaderTakesItsOwnKeyBack(t *testing.T) {
+	t.Parallel()
+	const ttl = 8 * time.Second
+	p := etcdproc.Start(t, 0)
+	c := contend(t, p, "c", ttl, nil)
+	term := c.elected(t, 10*time.Second)
+	p.Kill()
+	eventually(t, ttl+5*time.Second, "the loss", func() bool { _, ok := c.lost.find(etcd.Unanswered); return ok })
+	p.Restart()
+	next := c.elected(t, ttl-time.Second)
+	if next.CreateRevision <= term.CreateRevision {
+		t.Errorf("term %+v after %+v", next, term)
+	}
 }
 
 // While a reign that was told to end has not returned, the key stays its own, for longer than the lease time.

@@ -44,12 +44,6 @@ func (w watch) run(ctx context.Context, c *clientv3.Client, see func(*pb.WatchRe
 	defer tick.Stop()
 
 	var remote pb.Watch_WatchClient
-	send := func(request *pb.WatchRequest) error {
-		if err := remote.Send(request); err != nil {
-			return explain(<-s.broken) // Send says only that the stream is broken; the receiving half says why
-		}
-		return nil
-	}
 	created := false
 	for {
 		// What has arrived comes before the clock: see may have taken long.
@@ -65,15 +59,13 @@ func (w watch) run(ctx context.Context, c *clientv3.Client, see func(*pb.WatchRe
 			case err := <-s.broken:
 				return fmt.Errorf("watch %q: %w", w.from, explain(err))
 			case remote = <-s.opened:
-				if err := send(w.request()); err != nil {
-					return fmt.Errorf("watch %q: %w", w.from, err)
-				}
+				// An error of Send would say only that the stream is broken. The receiving half says why, after the
+				// answers that still came.
+				_ = remote.Send(w.request())
 				continue
 			case <-tick.C:
 				if created {
-					if err := send(progressRequest()); err != nil {
-						return fmt.Errorf("watch %q: %w", w.from, err)
-					}
+					_ = remote.Send(progressRequest())
 				}
 				continue
 			case answer = <-s.answers:

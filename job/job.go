@@ -2,6 +2,8 @@
 // belongs to. It is pure vocabulary. It asks nobody, stores nothing and decides nothing.
 package job
 
+import "time"
+
 // Key names one Flink job for ever: job ids are unique inside a cluster only as long as nobody fixes them by hand,
 // so the cluster belongs to the key.
 type Key struct {
@@ -26,6 +28,15 @@ func (k ClusterKey) String() string { return k.Namespace + "/" + k.Cluster }
 // Stamp is a moment on somebody else's clock, in RFC 3339 with milliseconds and Z, or "" where it is not known. It is
 // shown to people and compared for equality. It is never subtracted: only local clocks measure.
 type Stamp string
+
+// StampOf is the stamp of a moment given in milliseconds since 1970, as Flink and the local wall clock give it. A moment before 1970,
+// as Flink's -1 for "not yet", has none.
+func StampOf(milliseconds int64) Stamp {
+	if milliseconds < 0 {
+		return ""
+	}
+	return Stamp(time.UnixMilli(milliseconds).UTC().Format("2006-01-02T15:04:05.000Z"))
+}
 
 // Attempt is one life of a job. Flink's start-time tells attempts apart (a JobMaster that is created anew, after a
 // fail-over for example, starts a new one: JobDetails.java, Dispatcher.java of Flink 1.16 to 2.3). It is compared by equality only.
@@ -107,8 +118,8 @@ type Transition struct {
 	Count int64
 	// Folded are the states of a fold.
 	Folded States
-	// Corrects is the state that this entry says was wrong; Unknown if it corrects nothing.
-	Corrects State
+	// Correction says that a witness put right what had been inferred.
+	Correction bool
 }
 
 // Kind tells the entries of a history apart.
@@ -144,6 +155,11 @@ type Books struct {
 	Recent []State
 	// Fold is the newest history entry where that is a fold: it grows in place.
 	Fold *Transition
+	// Weighed is the store's revision up to which the agents' records had been weighed when this was written. A silent agent's
+	// record that is not newer has had its say.
+	Weighed int64
+	// OverAt is when the verdict became over by the settler's wall clock, in milliseconds since 1970; 0 before. Only retention reads it.
+	OverAt int64
 }
 
 // Mark says up to which number the transitions of one witness have been taken over.

@@ -86,6 +86,8 @@ const (
 	Vanished
 	// Replaced: like Vanished, and its pipeline runs a newer job.
 	Replaced
+	// AlreadyDone: a JobManager refused the job, since it ended in an earlier attempt; it does not say how.
+	AlreadyDone
 	// StoreUnreachable: the server that answers is cut off from etcd.
 	StoreUnreachable
 	// NoSettler: no aggregator leads, so nobody settles.
@@ -96,7 +98,7 @@ const (
 
 var reasonNames = [numReasons]string{
 	"FlinkSaid", "AgentSilent", "AgentLeft", "AgentStale", "JobManagerUnreachable", "JobUnanswered", "JobMissing",
-	"Vanished", "Replaced", "StoreUnreachable", "NoSettler",
+	"Vanished", "Replaced", "AlreadyDone", "StoreUnreachable", "NoSettler",
 }
 
 // Reasons gives every reason, for whoever lists or checks them.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/holdfast-dev/holdfast/evidence"
 	"github.com/holdfast-dev/holdfast/job"
@@ -160,6 +161,15 @@ func encode(r any) []byte {
 // version that it does not know is refused before anything else is believed.
 func decode(data []byte, r any, version *int) error {
 	err := json.Unmarshal(data, r)
+	if err != nil {
+		// A word that this version does not know may come before the version that explains it.
+		var only struct {
+			V int `json:"v"`
+		}
+		if json.Unmarshal(data, &only) == nil {
+			*version = only.V
+		}
+	}
 	if *version > Version {
 		return fmt.Errorf("version %d, this program reads up to %d: %w; upgrade it", *version, Version, ErrNewer)
 	}
@@ -177,8 +187,12 @@ func decode(data []byte, r any, version *int) error {
 
 // clip bounds a text that somebody else may have made too long. job.NameLimit and job.CauseLimit are the same.
 func clip(s string) string {
-	if len(s) > job.NameLimit {
-		return s[:job.NameLimit]
+	if len(s) <= job.NameLimit {
+		return s
 	}
-	return s
+	end := job.NameLimit
+	for end > 0 && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
 }

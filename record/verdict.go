@@ -28,6 +28,8 @@ type verdict struct {
 	Marks     []mark          `json:"marks,omitempty"`
 	Recent    []job.State     `json:"recent,omitempty"`
 	Fold      *transition     `json:"fold,omitempty"`
+	Weighed   int64           `json:"weighed,omitempty"`
+	OverAt    int64           `json:"overAt,omitempty"`
 }
 
 type mark struct {
@@ -36,22 +38,22 @@ type mark struct {
 }
 
 type transition struct {
-	V         int           `json:"v,omitempty"`
-	Sequence  int64         `json:"sequence"`
-	Kind      job.Kind      `json:"kind"`
-	Attempt   job.Attempt   `json:"attempt"`
-	State     job.State     `json:"state"`
-	Possible  []job.State   `json:"possible,omitempty"`
-	Over      job.Answer    `json:"over"`
-	Certainty job.Certainty `json:"certainty"`
-	Reason    job.Reason    `json:"reason"`
-	Cause     string        `json:"cause,omitempty"`
-	Via       job.Via       `json:"via"`
-	At        job.Stamp     `json:"at"`
-	Since     job.Stamp     `json:"since,omitempty"`
-	Count     int64         `json:"count,omitempty"`
-	Folded    []job.State   `json:"folded,omitempty"`
-	Corrects  *job.State    `json:"corrects,omitempty"`
+	V          int           `json:"v,omitempty"`
+	Sequence   int64         `json:"sequence"`
+	Kind       job.Kind      `json:"kind"`
+	Attempt    job.Attempt   `json:"attempt"`
+	State      job.State     `json:"state"`
+	Possible   []job.State   `json:"possible,omitempty"`
+	Over       job.Answer    `json:"over"`
+	Certainty  job.Certainty `json:"certainty"`
+	Reason     job.Reason    `json:"reason"`
+	Cause      string        `json:"cause,omitempty"`
+	Via        job.Via       `json:"via"`
+	At         job.Stamp     `json:"at"`
+	Since      job.Stamp     `json:"since,omitempty"`
+	Count      int64         `json:"count,omitempty"`
+	Folded     []job.State   `json:"folded,omitempty"`
+	Correction bool          `json:"correction,omitempty"`
 }
 
 // EncodeAccount gives the record of a verdict with its books.
@@ -61,7 +63,7 @@ func EncodeAccount(a job.Account) []byte {
 		V: Version, Name: v.Name, Pipeline: v.Pipeline, State: v.State, Possible: v.Possible.List(), Over: v.Over,
 		Certainty: v.Certainty, Reason: v.Reason, Cause: v.Cause, Since: v.Since, LastSeen: v.LastSeen,
 		Attempt: v.Attempt, Tasks: v.Tasks, Via: v.Via, Evidence: v.Evidence,
-		Sequence: b.Sequence, Past: b.Past, Recent: b.Recent,
+		Sequence: b.Sequence, Past: b.Past, Recent: b.Recent, Weighed: b.Weighed, OverAt: b.OverAt,
 	}
 	for _, m := range b.Marks {
 		out.Marks = append(out.Marks, mark(m))
@@ -89,7 +91,7 @@ func DecodeAccount(key job.Key, data []byte) (job.Account, error) {
 			Over: in.Over, Certainty: in.Certainty, Reason: in.Reason, Cause: clip(in.Cause), Since: in.Since,
 			LastSeen: in.LastSeen, Attempt: in.Attempt, Tasks: in.Tasks, Via: in.Via, Evidence: in.Evidence,
 		},
-		Books: job.Books{Sequence: in.Sequence, Past: newest(in.Past, job.PastLimit), Recent: newest(in.Recent, job.RecentLimit)},
+		Books: job.Books{Sequence: in.Sequence, Past: newest(in.Past, job.PastLimit), Recent: newest(in.Recent, job.RecentLimit), Weighed: in.Weighed, OverAt: in.OverAt},
 	}
 	for _, m := range newest(in.Marks, job.MarkLimit) {
 		out.Books.Marks = append(out.Books.Marks, job.Mark(m))
@@ -118,27 +120,19 @@ func DecodeTransition(key job.Key, data []byte) (job.Transition, error) {
 }
 
 func fromTransition(t job.Transition) transition {
-	r := transition{
+	return transition{
 		Sequence: t.Sequence, Kind: t.Kind, Attempt: t.Attempt, State: t.State, Possible: t.Possible.List(), Over: t.Over,
 		Certainty: t.Certainty, Reason: t.Reason, Cause: t.Cause, Via: t.Via, At: t.At, Since: t.Since, Count: t.Count,
-		Folded: t.Folded.List(),
+		Folded: t.Folded.List(), Correction: t.Correction,
 	}
-	if t.Corrects != job.Unknown {
-		r.Corrects = &t.Corrects
-	}
-	return r
 }
 
 func (r transition) transition() job.Transition {
-	t := job.Transition{
+	return job.Transition{
 		Sequence: r.Sequence, Kind: r.Kind, Attempt: r.Attempt, State: r.State, Possible: job.StatesOf(r.Possible...),
 		Over: r.Over, Certainty: r.Certainty, Reason: r.Reason, Cause: clip(r.Cause), Via: r.Via, At: r.At, Since: r.Since,
-		Count: r.Count, Folded: job.StatesOf(r.Folded...),
+		Count: r.Count, Folded: job.StatesOf(r.Folded...), Correction: r.Correction,
 	}
-	if r.Corrects != nil {
-		t.Corrects = *r.Corrects
-	}
-	return t
 }
 
 func newest[T any](list []T, limit int) []T {

@@ -17,7 +17,7 @@ const (
 	// patience is how long a JobManager may be unreachable before the looks become rarer, up to slowest.
 	patience = time.Minute
 	slowest  = 5 * time.Second
-	// jitter is by how much, one part in jitter, a delay is made shorter or longer: a thousand pods that started together
+	// jitter is by how much at most, one part in jitter, a delay is made shorter: a thousand pods that started together
 	// must not ask, or write, together for ever.
 	jitter = 10
 )
@@ -53,7 +53,7 @@ func (p *pace) after(l *Look, reach job.Reach, v *View) {
 			delay = max(delay, min(slowest, time.Duration(float64(delay)*float64(gone)/float64(patience))))
 		}
 	}
-	p.next = delay - delay/jitter + time.Duration(p.random.Int64N(int64(2*delay/jitter)+1))
+	p.next = delay - time.Duration(p.random.Int64N(int64(delay/jitter)+1))
 }
 
 // hasten says whether some job is worth looking at more often, and keeps the accounts of all.

@@ -2,8 +2,9 @@
 // that links etcd's server. It is not for production, where etcd is a cluster of its own.
 //
 // etcd ends its process, or panics, where it meets a data folder that it cannot use, and waits for ever for a folder that
-// somebody else uses. Start finds out first and says what to do; what still goes wrong inside etcd ends the server, with an
-// error, and not the process.
+// somebody else uses. Start finds out first and says what to do; what still goes wrong inside etcd (a full disk, above all)
+// ends the server, with an error, and not the process. Such a server may leave goroutines and open files behind: the
+// process can end in order, but should not go on.
 package etcdlocal
 
 import (

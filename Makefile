@@ -1,0 +1,48 @@
+# Holdfast. `make help` lists the targets.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BIN     := bin
+
+# The race detector needs a C compiler. Without one the tests run all the same.
+CC_PATH := $(shell command -v $${CC:-cc} 2>/dev/null)
+RACE    := $(if $(CC_PATH),-race,)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## watch Holdfast do its main job on real Flink (KEEP=1 leaves it running)
+	@go run ./test/demo $(if $(KEEP),--keep)
+
+.PHONY: build
+build: ## build all programs into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/holdfast ./cmd/holdfast-aggregator
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(BIN)/ ./cmd/holdfast-agent
+
+.PHONY: test
+test: ## run everything that needs only Go, with the race detector
+	$(if $(RACE),,@echo 'note: no C compiler, so no race detector')
+	go test $(RACE) -timeout 20m ./...
+
+.PHONY: test-flink
+test-flink: ## run the product against real Flink processes (fetches Flink, and Java if it can)
+	go test -tags flink -timeout 60m -count 1 -p 1 ./test/flink/...
+
+.PHONY: bench
+bench: ## measure what docs/benchmarks.md reports
+	go test -run '^$$' -bench . -benchmem ./settle
+	go test -count 1 -run 'TestOneJobIsServedAlmostAsFastAsFromMemory' -v ./aggregator/api
+	go run ./bench
+
+.PHONY: lint
+lint: ## vet, staticcheck and gofmt
+	@test -z "$$(gofmt -l .)" || { echo 'gofmt these files:'; gofmt -l .; exit 1; }
+	go vet ./...
+	go vet -tags flink ./test/...
+	go tool -modfile tools/go.mod staticcheck -tags flink ./...
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN)

@@ -1,0 +1,253 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/holdfast-dev/holdfast/aggregator/api"
+	"github.com/holdfast-dev/holdfast/etcd"
+	"github.com/holdfast-dev/holdfast/job"
+	"github.com/holdfast-dev/holdfast/settle"
+)
+
+// settler is the driver of the core: it brings events in, lets time pass, and hands effects to the writer. It lives as long as
+// the process; it works only while this replica leads.
+type settler struct {
+	site    string
+	cfg     settle.Config
+	client  *clientv3.Client
+	log     *slog.Logger
+	metrics *metrics
+	// core is kept from reign to reign, as long as nobody else reigned in between: if etcd lost its data, this memory is all there is.
+	core *settle.Core
+	// outdated says that somebody else reigned, and knows better.
+	outdated atomic.Bool
+	begin    time.Time
+	// writing are the jobs with a write under way, and whether etcd has carried it out.
+	writing map[job.Key]bool
+
+	reigning atomic.Bool
+	ticked   atomic.Int64 // when the core last took a Tick, in nanoseconds since begin
+	sources  [2]sourceState
+}
+
+// sourceState is how far a source was followed.
+type sourceState struct {
+	heard atomic.Int64 // nanoseconds since begin
+	sick  atomic.Pointer[string]
+	// last is the newest position of the last reign, and epochs counts the stores over all reigns: two follows of one source do
+	// not know of each other whether etcd was set back in between.
+	last   etcd.Update
+	epochs int64
+}
+
+// inboxSize bounds the batches of events that wait for the core. A full inbox makes etcd wait.
+const inboxSize = 64
+
+func newSettler(site string, cfg settle.Config, client *clientv3.Client, log *slog.Logger, m *metrics) *settler {
+	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]bool{}}
+}
+
+// reign settles until ctx ends.
+func (s *settler) reign(ctx context.Context, term etcd.Term) error {
+	if s.outdated.Swap(false) || s.core == nil {
+		s.writing = map[job.Key]bool{}
+		core, err := settle.New(s.cfg)
+		if err != nil {
+			return err
+		}
+		s.core = core
+	}
+	now := s.since()
+	s.ticked.Store(now)
+	for i := range s.sources {
+		s.sources[i].heard.Store(now)
+	}
+	s.reigning.Store(true)
+	defer s.reigning.Store(false)
+
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	inbox := make(chan []settle.Input, inboxSize)
+	outcomes := make(chan outcome, writers)
+	w := newWriter(s.site, s.client, term, s.log, s.metrics, func(o outcome) {
+		select {
+		case outcomes <- o:
+		case <-ctx.Done():
+		}
+	})
+	var all sync.WaitGroup
+	all.Go(func() { w.run(ctx) })
+	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
+		all.Go(func() { s.follow(ctx, source, inbox) })
+	}
+	s.loop(ctx, inbox, outcomes, w)
+	all.Wait()
+
+	// The core goes on in the next reign, perhaps; what was under way then has no outcome.
+	for key := range s.writing {
+		s.step(settle.NotWritten{Key: key}, nil)
+	}
+	return ctx.Err()
+}
+
+// loop is the only place where the core is touched during a reign. It waits for nothing but events.
+func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcomes <-chan outcome, w *writer) {
+	tick := time.NewTicker(s.cfg.Tick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.step(settle.Tick{}, w)
+			s.ticked.Store(s.since())
+		case batch := <-inbox:
+			for _, input := range batch {
+				s.step(input, w)
+			}
+		case o := <-outcomes:
+			if o.err != nil {
+				s.step(settle.NotWritten{Key: o.key}, w)
+			} else if _, under := s.writing[o.key]; under {
+				s.writing[o.key] = true
+			}
+		}
+	}
+}
+
+// step lets the core take one event, and hands over its effects.
+func (s *settler) step(input settle.Input, w *writer) {
+	switch in := input.(type) {
+	case settle.Stored:
+		delete(s.writing, in.Account.Key)
+	case settle.Erased:
+		delete(s.writing, in.Key)
+	case settle.NotWritten:
+		delete(s.writing, in.Key)
+	}
+	now := time.Now()
+	effects := s.core.Step(settle.Event{At: now.Sub(s.begin), Wall: now.UnixMilli(), Input: input})
+	for _, effect := range effects {
+		switch e := effect.(type) {
+		case settle.Write:
+			s.writing[e.Account.Key] = false
+			s.logWrite(e)
+		case settle.Forget:
+			s.writing[e.Key] = false
+		case settle.Condition:
+			s.logCondition(e)
+		}
+		if w != nil {
+			w.add(effect)
+		}
+	}
+	if synced, is := input.(settle.Synced); is && synced.Source == settle.Verdicts {
+		// The list is newer than any write that etcd carried out before it. What it does not show was lost with the store's past.
+		for key, carriedOut := range s.writing {
+			if carriedOut {
+				s.step(settle.NotWritten{Key: key}, w)
+			}
+		}
+	}
+}
+
+// follow brings one source in.
+func (s *settler) follow(ctx context.Context, source settle.Source, inbox chan<- []settle.Input) {
+	in := &intake{site: s.site, source: source, log: s.log, metrics: s.metrics}
+	state := &s.sources[source]
+	var base int64
+	o := etcd.FollowOptions{Prefix: in.prefix(), Progress: s.cfg.Silence / 3, Silence: s.cfg.Silence}
+	_ = etcd.Follow(ctx, s.client, o, func(u etcd.Update) {
+		if u.Kind == etcd.Lost {
+			why := u.Err.Error()
+			state.sick.Store(&why)
+			s.log.Warn("a source is lost; nothing negative is concluded until it is back", "source", source.String(), "error", u.Err)
+		} else {
+			if state.sick.Swap(nil) != nil {
+				s.log.Info("the source is back", "source", source.String(), "revision", u.Revision)
+			}
+			state.heard.Store(s.since())
+			if base == 0 {
+				if u.ClusterID != state.last.ClusterID || u.Revision < state.last.Revision || u.Term < state.last.Term {
+					state.epochs++
+				}
+				base = state.epochs
+			}
+			state.last = etcd.Update{ClusterID: u.ClusterID, Revision: u.Revision, Term: u.Term}
+			u.Epoch += base - 1
+			state.epochs = u.Epoch
+		}
+		select {
+		case inbox <- in.events(u):
+		case <-ctx.Done():
+		}
+	})
+}
+
+// alive is the leader's proof of life: whoever ticks late, or hears nothing, lets somebody else lead.
+func (s *settler) alive() error {
+	if !s.reigning.Load() {
+		return nil
+	}
+	now := s.since()
+	if late := time.Duration(now - s.ticked.Load()); late > s.cfg.Lease {
+		return fmt.Errorf("the settler has not ticked for %s", late.Round(time.Second))
+	}
+	for i := range s.sources {
+		if silent := time.Duration(now - s.sources[i].heard.Load()); silent > s.cfg.Hold+s.cfg.Silence {
+			err := errors.New("no reason known")
+			if sick := s.sources[i].sick.Load(); sick != nil {
+				err = errors.New(*sick)
+			}
+			return fmt.Errorf("%s have not been heard for %s: %w", settle.Source(i), silent.Round(time.Second), err)
+		}
+	}
+	return nil
+}
+
+// health tells how the settler's sources are, while this replica leads.
+func (s *settler) health() []api.Source {
+	if !s.reigning.Load() {
+		return nil
+	}
+	sources := make([]api.Source, 0, len(s.sources))
+	for i := range s.sources {
+		state := &s.sources[i]
+		source := api.Source{
+			Name: "settler: " + settle.Source(i).String(), Healthy: true,
+			Age: time.Duration(s.since() - state.heard.Load()).Seconds(),
+		}
+		if sick := state.sick.Load(); sick != nil {
+			source.Healthy, source.Why = false, *sick
+		}
+		sources = append(sources, source)
+	}
+	return sources
+}
+
+func (s *settler) since() int64 { return int64(time.Since(s.begin)) }
+
+// logWrite says what was decided, once, where it is decided.
+func (s *settler) logWrite(e settle.Write) {
+	for _, t := range e.Entries {
+		s.log.Info("settled", "job", e.Account.Key.String(), "name", e.Account.Verdict.Name, "attempt", t.Attempt.Number,
+			"kind", t.Kind.String(), "state", t.State.String(), "over", t.Over.String(), "certainty", t.Certainty.String(),
+			"reason", t.Reason.String(), "sequence", t.Sequence)
+	}
+}
+
+func (s *settler) logCondition(e settle.Condition) {
+	if e.Frozen {
+		s.log.Warn("conclusions are frozen", "source", e.Source, "why", e.Why, "expected", e.Expected, "beating", e.Beating)
+		return
+	}
+	s.log.Info("agents", "expected", e.Expected, "beating", e.Beating)
+}

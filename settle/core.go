@@ -1,0 +1,572 @@
+package settle
+
+import (
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/evidence"
+	"github.com/holdfast-dev/holdfast/job"
+)
+
+// Core is the settler of one site. It is not safe for concurrent use.
+type Core struct {
+	cfg Config
+
+	jobs      map[job.Key]*entry
+	witnesses map[evidence.Agent]*witness
+	clusters  map[job.ClusterKey]*cluster
+	due       schedule
+	health    health
+
+	now     time.Duration
+	wall    int64
+	effects []Effect
+	// start and wallStart are the two clocks at the first event.
+	start     time.Duration
+	wallStart int64
+	started   bool
+	// weighed is the revision up to which the agents' records have come in, listed that of their last list.
+	weighed, listed int64
+}
+
+// entry is what the core knows of one job.
+type entry struct {
+	key     job.Key
+	cluster *cluster
+	sights  []sight
+
+	// account is the verdict that counts: the stored one. Its zero value has attempt number 0.
+	account  job.Account
+	revision int64
+	told     uint32
+	// rewound is how many history entries that lead to account the store has lost.
+	rewound int64
+	// proven is when the verdict last had a live witness, for a job without sights.
+	proven time.Duration
+	// overSeen is when the core first saw the verdict stored as over, 0 for never.
+	overSeen time.Duration
+
+	writing   bool
+	sealed    bool // what lies in the store cannot be read
+	retiring  bool // a Forget was asked for; whether it happened, its Erased tells
+	forgotten bool // retired; only reports remain, which had their say
+
+	wake  time.Duration
+	place int // in the schedule, -1 outside
+}
+
+// sight is one witness's report of one job.
+type sight struct {
+	by       *witness
+	report   *evidence.Report
+	revision int64
+	told     uint32
+	// proven is when the sight was last shown to be live; while it is live, that is now.
+	proven time.Duration
+	// denied is when the witness was first heard to deny the job, on the watched clock; 0 if it does not.
+	denied     time.Duration
+	unreadable bool
+}
+
+// witness is what the core knows of one agent.
+type witness struct {
+	agent    evidence.Agent
+	beat     evidence.Beat
+	told     uint32
+	beating  bool
+	goodbye  bool
+	unread   bool // the beat is there and cannot be read
+	lost     bool // fell silent without a goodbye, not long ago
+	lostAt   time.Duration
+	shaken   bool // lost within a lease time of a gap or a change of leader in etcd
+	reported int  // number of reports
+}
+
+// cluster is the jobs of one Flink cluster.
+type cluster struct {
+	key  job.ClusterKey
+	jobs []*entry
+}
+
+// New makes a core that knows nothing yet.
+func New(cfg Config) (*Core, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Core{
+		cfg:       cfg,
+		jobs:      map[job.Key]*entry{},
+		witnesses: map[evidence.Agent]*witness{},
+		clusters:  map[job.ClusterKey]*cluster{},
+	}
+	c.health.begin()
+	return c, nil
+}
+
+// Step takes one event and gives what is to be done about it. The slice is the core's own, and good until the next Step.
+func (c *Core) Step(event Event) []Effect {
+	c.effects = c.effects[:0]
+	c.now, c.wall = max(c.now, event.At), event.Wall
+	if !c.started {
+		c.started, c.start, c.wallStart = true, c.now, c.wall
+	}
+	switch in := event.Input.(type) {
+	case Tick:
+		c.tick()
+	case Listing:
+		c.listing(in)
+	case Synced:
+		c.synced(in)
+	case Progress:
+		c.progress(in)
+	case Lost:
+		c.lost(in)
+	case Beat:
+		c.beat(in.Beat)
+	case Silent:
+		c.silent(in.Agent)
+	case UnreadableBeat:
+		c.unreadableBeat(in.Agent)
+	case Reported:
+		c.reported(in)
+	case Unreported:
+		c.unreported(in.Agent, in.JobID)
+	case UnreadableReport:
+		c.unreadableReport(in.Agent, in.JobID)
+	case Stored:
+		c.stored(in)
+	case Erased:
+		c.erased(in.Key)
+	case UnreadableVerdict:
+		c.unreadableVerdict(in.Key)
+	case NotWritten:
+		c.notWritten(in.Key)
+	}
+	return c.effects
+}
+
+// tick lets time pass: for the observer itself first (S10), then for every job whose hour has come.
+func (c *Core) tick() {
+	c.health.tick(c.now, c.cfg)
+	c.excuseOld()
+	c.judgeSilence()
+	for {
+		e := c.due.next(c.now)
+		if e == nil {
+			break
+		}
+		c.settle(e)
+		c.retire(e)
+	}
+	slices.SortFunc(c.effects, byKey)
+	c.tellCondition()
+}
+
+// listing begins a new round of the source: everything told before is in doubt until it is told again.
+func (c *Core) listing(in Listing) {
+	if in.Source == Agents && in.Epoch != c.health.sources[Agents].epoch {
+		c.weighed = 0 // another store counts its revisions anew
+	}
+	c.health.list(in.Source, in.Epoch)
+}
+
+// synced ends the round: what was not told again is gone. All that is gone is noted first, then the observer is judged, then the
+// jobs: mass silence must be seen as such before anything is concluded from its parts.
+func (c *Core) synced(in Synced) {
+	round := c.health.sources[in.Source].rounds
+	switch in.Source {
+	case Agents:
+		for _, w := range c.witnesses {
+			if w.told != round && w.beating {
+				c.mute(w)
+			}
+		}
+		for _, e := range c.jobs {
+			for i := len(e.sights) - 1; i >= 0; i-- {
+				if e.sights[i].told != round {
+					c.drop(e, i)
+				}
+			}
+		}
+		c.weighed, c.listed = max(c.weighed, in.Revision), in.Revision
+	case Verdicts:
+		for _, e := range c.jobs {
+			if e.told != round {
+				c.lose(e)
+			}
+		}
+	}
+	c.health.sync(in.Source, c.now)
+	if in.Source == Agents && round > 1 {
+		c.shake(gap)
+	}
+	c.judgeSilence()
+	for _, w := range c.witnesses {
+		c.release(w)
+	}
+	for _, e := range c.jobs {
+		c.settle(e)
+		c.retire(e)
+	}
+	slices.SortFunc(c.effects, byKey)
+	c.tellCondition()
+}
+
+// lost ends the following of a source. Whoever fell silent just before may have done so for the same cause.
+func (c *Core) lost(in Lost) {
+	if in.Source == Agents && c.health.sources[Agents].synced {
+		c.shake(gap)
+	}
+	c.health.lose(in.Source, in.Why, c.now)
+	c.tellCondition()
+}
+
+func (c *Core) progress(in Progress) {
+	if in.Source == Agents {
+		c.weighed = max(c.weighed, in.Revision)
+	}
+	if c.health.progress(in.Source, in.Term, c.now) {
+		c.shake("etcd changed its leader")
+	}
+}
+
+// beat takes an agent's sign of life.
+func (c *Core) beat(b evidence.Beat) {
+	w := c.witness(b.Agent)
+	w.told = c.health.sources[Agents].rounds
+	if w.beating && !w.unread && w.beat == b {
+		return
+	}
+	was := *w
+	w.beat, w.unread = b, false
+	w.beating, w.goodbye = !b.Goodbye, b.Goodbye
+	switch {
+	case w.beating && !was.beating:
+		c.hear(w)
+	case !w.beating && was.beating:
+		c.miss(w, false)
+	case w.goodbye:
+		c.excuse(w)
+	}
+	c.turn(w, was, c.followed())
+	c.judgeSilence()
+	c.resettle(w)
+}
+
+// silent takes the loss of a beat.
+func (c *Core) silent(agent evidence.Agent) {
+	w := c.witnesses[agent]
+	if w == nil {
+		return
+	}
+	w.told = c.health.sources[Agents].rounds
+	if w.beating {
+		c.mute(w)
+		c.judgeSilence()
+		c.resettle(w)
+	}
+	c.release(w)
+}
+
+// mute takes a witness's beat away. A lease that ran out was kept for the last time one lease time ago.
+func (c *Core) mute(w *witness) {
+	was := *w
+	w.beating, w.unread = false, false
+	c.miss(w, true)
+	c.turn(w, was, min(c.now-c.cfg.Lease, c.followed()))
+}
+
+func (c *Core) unreadableBeat(agent evidence.Agent) {
+	w := c.witness(agent)
+	w.told = c.health.sources[Agents].rounds
+	was := *w
+	w.unread, w.beating, w.goodbye = true, true, false
+	if !was.beating {
+		c.hear(w)
+	}
+	c.turn(w, was, c.followed())
+	c.resettle(w)
+}
+
+// turn notes what began or ended for the sights of a witness whose beat changed from was.
+func (c *Core) turn(w *witness, was witness, lastProof time.Duration) {
+	for e, i := range c.sights(w) {
+		s := &e.sights[i]
+		before := *s
+		before.by = &was
+		s.turn(before.live(), lastProof)
+		c.noteDenial(s)
+	}
+}
+
+// resettle settles the jobs that a witness speaks of.
+func (c *Core) resettle(w *witness) {
+	for e := range c.sights(w) {
+		c.settle(e)
+	}
+}
+
+// sights are those of one witness, each with its job and its place there.
+func (c *Core) sights(w *witness) iter.Seq2[*entry, int] {
+	return func(yield func(*entry, int) bool) {
+		group := c.clusters[w.agent.ClusterKey()]
+		if group == nil {
+			return
+		}
+		for _, e := range group.jobs {
+			if i := e.sightBy(w); i >= 0 && !yield(e, i) {
+				return
+			}
+		}
+	}
+}
+
+// followed is up to when the agents' records are known: what lived then may have died since.
+func (c *Core) followed() time.Duration {
+	if source := &c.health.sources[Agents]; !source.synced {
+		return source.progress
+	}
+	return c.now
+}
+
+// reported takes what an agent says of a job.
+func (c *Core) reported(in Reported) {
+	c.weighed = max(c.weighed, in.Revision)
+	r := in.Report
+	w := c.witness(r.Agent)
+	e := c.entry(r.Key())
+	i := e.sightBy(w)
+	if i < 0 {
+		e.sights = append(e.sights, sight{by: w, proven: c.now - c.cfg.Lease})
+		i = len(e.sights) - 1
+		w.reported++
+	}
+	s := &e.sights[i]
+	s.told = c.health.sources[Agents].rounds
+	if old := s.report; old != nil && old.Session == r.Session && old.Sequence > r.Sequence {
+		return // S7: a write whose outcome was unknown came late
+	}
+	was := s.live()
+	s.report, s.revision, s.unreadable = r, in.Revision, false
+	s.share(e)
+	s.turn(was, c.followed())
+	c.noteDenial(s)
+	switch live := s.live(); {
+	case !live && !r.State.Terminal():
+		c.due.set(e, c.now) // an agent that comes asserts its reports first and the beat last: until the next Tick it may be there
+		return
+	case live && !was:
+		c.reconsider(w)
+	}
+	c.settle(e)
+}
+
+// reconsider settles what a witness denies, when it tells of a job that it did not tell of before: a later one may be it (S8).
+func (c *Core) reconsider(w *witness) {
+	for e, i := range c.sights(w) {
+		if e.sights[i].denied > 0 {
+			c.settle(e)
+		}
+	}
+}
+
+func (c *Core) unreported(agent evidence.Agent, jobID string) {
+	w, e := c.witnesses[agent], c.jobs[job.Key{Namespace: agent.Namespace, Cluster: agent.Cluster, ID: jobID}]
+	if w == nil || e == nil {
+		return
+	}
+	if i := e.sightBy(w); i >= 0 {
+		c.drop(e, i)
+		c.settle(e)
+		c.retire(e)
+	}
+	c.release(w)
+}
+
+func (c *Core) unreadableReport(agent evidence.Agent, jobID string) {
+	w, e := c.witnesses[agent], c.jobs[job.Key{Namespace: agent.Namespace, Cluster: agent.Cluster, ID: jobID}]
+	if w == nil || e == nil {
+		return // nothing is known that could be held
+	}
+	if i := e.sightBy(w); i >= 0 {
+		s := &e.sights[i]
+		s.told = c.health.sources[Agents].rounds
+		was := s.live()
+		s.unreadable = true
+		s.turn(was, c.followed())
+		c.settle(e)
+	}
+}
+
+// stored makes a verdict count.
+func (c *Core) stored(in Stored) {
+	e := c.entry(in.Account.Key)
+	e.told = c.health.sources[Verdicts].rounds
+	e.sealed = false
+	if e.revision == in.Revision {
+		return
+	}
+	e.writing, e.retiring, e.forgotten = false, false, false
+	e.revision = in.Revision
+	if behind := e.account.Books.Sequence - in.Account.Books.Sequence; behind > 0 {
+		// The store was set back. What was known here was true before, and is said again, after what the store still has.
+		e.rewound += behind
+		e.account.Books.Sequence, e.account.Books.Fold = in.Account.Books.Sequence, nil
+	} else {
+		e.account, e.rewound = in.Account, 0
+		e.share()
+	}
+	if e.account.Verdict.Over == job.Yes && e.overSeen == 0 {
+		e.overSeen = max(c.now, 1)
+	} else if e.account.Verdict.Over != job.Yes {
+		e.overSeen = 0
+	}
+	c.settle(e)
+}
+
+// erased takes the disappearance of a verdict. If it was retired, that was the purpose; if not, it is written again.
+func (c *Core) erased(key job.Key) {
+	if e := c.jobs[key]; e != nil {
+		c.lose(e)
+		c.settle(e)
+		c.retire(e)
+	}
+}
+
+// lose notes that a verdict is not in the store any more.
+func (c *Core) lose(e *entry) {
+	if e.revision == 0 && !e.sealed {
+		return
+	}
+	e.forgotten = e.retiring || c.retirable(e)
+	e.revision, e.sealed, e.writing, e.retiring = 0, false, false, false
+	if e.forgotten {
+		c.due.set(e, c.now+c.cfg.Missing) // an agent may be about to repair its report
+	}
+}
+
+func (c *Core) unreadableVerdict(key job.Key) {
+	e := c.entry(key)
+	e.told = c.health.sources[Verdicts].rounds
+	e.sealed, e.writing = true, false
+}
+
+func (c *Core) notWritten(key job.Key) {
+	if e := c.jobs[key]; e != nil {
+		e.writing = false
+		c.due.set(e, c.now) // with the next Tick, not before
+	}
+}
+
+func (c *Core) witness(agent evidence.Agent) *witness {
+	w := c.witnesses[agent]
+	if w == nil {
+		w = &witness{agent: agent, beat: evidence.Beat{Agent: agent}, told: c.health.sources[Agents].rounds}
+		c.witnesses[agent] = w
+	}
+	return w
+}
+
+func (c *Core) entry(key job.Key) *entry {
+	e := c.jobs[key]
+	if e == nil {
+		group := c.clusters[key.ClusterKey()]
+		if group == nil {
+			group = &cluster{key: job.ClusterKey{Namespace: strings.Clone(key.Namespace), Cluster: strings.Clone(key.Cluster)}}
+			c.clusters[group.key] = group
+		}
+		key = job.Key{Namespace: group.key.Namespace, Cluster: group.key.Cluster, ID: strings.Clone(key.ID)}
+		// Whoever is not heard of when a job is first met has been silent for a lease time at least.
+		e = &entry{key: key, cluster: group, place: -1, proven: c.now - c.cfg.Lease}
+		e.account.Key = key
+		e.told = c.health.sources[Verdicts].rounds
+		group.jobs = append(group.jobs, e)
+		c.jobs[key] = e
+	}
+	return e
+}
+
+// drop takes the i-th sight from a job. What it proved, it has proved.
+func (c *Core) drop(e *entry, i int) {
+	s := e.sights[i]
+	e.proven = max(e.proven, s.provenAt(c.followed()))
+	s.by.reported--
+	e.sights = slices.Delete(e.sights, i, i+1)
+	c.release(s.by)
+}
+
+// release lets go of a witness that is silent and has left no report.
+func (c *Core) release(w *witness) {
+	if !w.beating && w.reported == 0 && !w.lost {
+		delete(c.witnesses, w.agent)
+	}
+}
+
+// retire lets go of a job of which nothing is left, in the store or in reports; of one that was forgotten, after a while.
+func (c *Core) retire(e *entry) {
+	if e.revision != 0 || e.sealed || e.writing || len(e.sights) > 0 {
+		return
+	}
+	if e.forgotten && e.place >= 0 || !e.forgotten && e.account.Verdict.Attempt.Number != 0 {
+		return
+	}
+	c.due.remove(e)
+	delete(c.jobs, e.key)
+	e.cluster.jobs = slices.DeleteFunc(e.cluster.jobs, func(other *entry) bool { return other == e })
+	if len(e.cluster.jobs) == 0 {
+		delete(c.clusters, e.key.ClusterKey())
+	}
+}
+
+func (e *entry) sightBy(w *witness) int {
+	for i := range e.sights {
+		if e.sights[i].by == w {
+			return i
+		}
+	}
+	return -1
+}
+
+// live says whether the sight is that of a live witness (S5): its agent beats in the session that reported, can ask the
+// JobManager, was answered about this job by the process that runs now, and the answer was not that there is none.
+func (s *sight) live() bool {
+	return s.speaks() && s.report.Known != job.No && s.report.Reach == job.Fine &&
+		(s.report.Incarnation == s.by.beat.Incarnation || s.report.Incarnation == "") // a JobManager need not tell
+}
+
+// denies says whether a live witness says that its JobManager does not know the job (S6).
+func (s *sight) denies() bool {
+	return s.speaks() && s.report.Known == job.No && s.report.Denier != "" && s.report.Denier == s.by.beat.Incarnation
+}
+
+func (s *sight) speaks() bool {
+	w := s.by
+	return s.report != nil && !s.unreadable && w.beating && !w.unread &&
+		w.beat.Session == s.report.Session && w.beat.Reach == job.Fine
+}
+
+// turn notes when the sight was last live: an event that just came in proves it, or ended it.
+func (s *sight) turn(wasLive bool, lastProof time.Duration) {
+	if wasLive || s.live() {
+		s.proven = max(s.proven, lastProof)
+	}
+}
+
+func (s *sight) provenAt(now time.Duration) time.Duration {
+	if s.live() {
+		return now
+	}
+	return s.proven
+}
+
+// noteDenial starts or stops the clock of a denial, which is the watched one: it stands while the observer is sick (S10).
+func (c *Core) noteDenial(s *sight) {
+	switch denies := s.denies(); {
+	case denies && s.denied == 0:
+		s.denied = c.health.watched + 1 // 0 means none
+	case !denies:
+		s.denied = 0
+	}
+}

@@ -1,0 +1,147 @@
+package settle
+
+import (
+	"cmp"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/evidence"
+	"github.com/holdfast-dev/holdfast/job"
+)
+
+// differs says whether the judgement is another than the verdict that counts. When a witness was last heard, and what the pieces of
+// evidence are in detail, makes no difference by itself: an idle fleet costs etcd nothing but keepalives.
+func (j *judgement) differs() bool {
+	if j.anew || len(j.entries) > 0 {
+		return true
+	}
+	was, is := &j.entry.account.Verdict, &j.account.Verdict
+	return was.Name != is.Name || was.Pipeline != is.Pipeline || was.Cause != is.Cause || was.Tasks != is.Tasks ||
+		was.Since != is.Since
+}
+
+// propose asks for the judgement to be written.
+func (c *Core) propose(j *judgement) {
+	e := j.entry
+	j.own()
+	v, b := &j.account.Verdict, &j.account.Books
+	if j.anew && (len(j.entries) == 0 || j.entries[len(j.entries)-1].Kind == job.Gap) {
+		j.enter(job.StampOf(c.wall), false)
+	}
+	// Whoever saw the same has nothing more to say.
+	for i := range e.sights {
+		s := &e.sights[i]
+		if s.report == nil || s.report.StartTime != v.Attempt.StartTime || s.report.State != v.State {
+			continue
+		}
+		if n := len(s.report.Transitions); n > 0 {
+			if number, _ := j.mark(s); number < s.report.Transitions[n-1].Number {
+				j.setMark(s, s.report.Transitions[n-1].Number)
+			}
+		}
+	}
+	b.Weighed = c.weighed
+	if v.Over != job.Yes {
+		b.OverAt = 0
+	} else if b.OverAt == 0 {
+		b.OverAt = c.wall
+	}
+	v.Evidence = statements(e.sights)
+	e.writing, e.forgotten, e.retiring = true, false, false
+	c.due.remove(e)
+	c.effects = append(c.effects, Write{Account: j.account, Entries: j.entries, IfRevision: e.revision})
+}
+
+// statements is the evidence as people read it.
+func statements(sights []sight) []job.Statement {
+	const most = 8
+	list := make([]job.Statement, 0, min(len(sights), most))
+	for i := range sights {
+		s := &sights[i]
+		if s.report == nil || len(list) == most {
+			continue
+		}
+		list = append(list, job.Statement{Source: "agent", Subject: "pod/" + podName(s.report), Says: s.says(), At: s.report.LastAnswer})
+	}
+	return list
+}
+
+func podName(r *evidence.Report) string {
+	if r.Pod != "" {
+		return r.Pod
+	}
+	return r.Agent.PodUID
+}
+
+func (s *sight) says() string {
+	state := s.report.State.String()
+	if s.live() || s.report.State.Terminal() {
+		return state
+	}
+	before := "; " + state + " before"
+	switch s.reason() {
+	case job.JobManagerUnreachable:
+		return "JobManager: " + s.by.beat.Reach.String() + before
+	case job.JobUnanswered:
+		return "about the job: " + s.report.Reach.String() + before
+	case job.JobMissing:
+		return "JobManager does not know the job" + before
+	case job.AgentLeft:
+		return "goodbye" + before
+	case job.AgentStale:
+		if s.unreadable || s.by.unread {
+			return "cannot be read" + before
+		}
+		return "not asserted since the agent restarted" + before
+	default:
+		return "silent" + before
+	}
+}
+
+// retirable says whether a job has been over for so long that it may be forgotten, and no live agent speaks of it. The time
+// is that of the wall clock, so that it goes on over restarts; a wall clock that does not agree with the monotonic one is not believed.
+func (c *Core) retirable(e *entry) bool {
+	b := &e.account.Books
+	if e.account.Verdict.Over != job.Yes || b.OverAt == 0 || e.overSeen == 0 {
+		return false
+	}
+	drift := (c.wall - c.wallStart) - (c.now - c.start).Milliseconds()
+	if drift > time.Minute.Milliseconds() || drift < -time.Minute.Milliseconds() {
+		return false
+	}
+	if c.now-e.overSeen < c.cfg.Grace || c.wall-b.OverAt < c.cfg.Retain.Milliseconds() {
+		return false
+	}
+	for i := range e.sights {
+		if s := &e.sights[i]; s.by.beating && (s.report == nil || s.report.Known != job.No) {
+			return false
+		}
+	}
+	return c.health.judges(c.now, c.cfg)
+}
+
+// forget asks for the removal of a job.
+func (c *Core) forget(e *entry) {
+	reports := make([]evidence.Agent, 0, len(e.sights))
+	for i := range e.sights {
+		reports = append(reports, e.sights[i].by.agent)
+	}
+	e.writing, e.retiring = true, true
+	c.effects = append(c.effects, Forget{Key: e.key, Reports: reports, IfRevision: e.revision})
+}
+
+// byKey orders effects by their jobs: neither the order of a map nor that of what falls due together may show.
+func byKey(a, b Effect) int { return compareKeys(effectKey(a), effectKey(b)) }
+
+func effectKey(effect Effect) (key job.Key) {
+	switch e := effect.(type) {
+	case Write:
+		key = e.Account.Key
+	case Forget:
+		key = e.Key
+	}
+	return key
+}
+
+func compareKeys(a, b job.Key) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.ID, b.ID))
+}

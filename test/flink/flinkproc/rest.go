@@ -1,0 +1,196 @@
+package flinkproc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/job"
+)
+
+// ErrNoJob is Flink's word that it does not know a job.
+var ErrNoJob = errors.New("no such job, says Flink")
+
+// restTimeout bounds one question. A paused JobManager takes connections and never answers.
+const restTimeout = 3 * time.Second
+
+// JobInfo is one entry of Flink's /jobs/overview.
+type JobInfo struct {
+	ID    string    `json:"jid"`
+	Name  string    `json:"name"`
+	State job.State `json:"state"`
+	// StartTime and EndTime are Flink's, in milliseconds of Unix time. EndTime is -1 unless State is terminal.
+	StartTime int64     `json:"start-time"`
+	EndTime   int64     `json:"end-time"`
+	Tasks     job.Tasks `json:"tasks"`
+}
+
+// Jobs asks Flink for all the jobs that it knows.
+func (c *Cluster) Jobs(ctx context.Context) ([]JobInfo, error) {
+	var overview struct {
+		Jobs []JobInfo `json:"jobs"`
+	}
+	err := c.ask(ctx, http.MethodGet, "/jobs/overview", nil, &overview)
+	return overview.Jobs, err
+}
+
+// Job asks Flink for one job. The error is ErrNoJob if it is not among those that Flink knows.
+func (c *Cluster) Job(ctx context.Context, id string) (JobInfo, error) {
+	jobs, err := c.Jobs(ctx)
+	if err != nil {
+		return JobInfo{}, err
+	}
+	for _, info := range jobs {
+		if info.ID == id {
+			return info, nil
+		}
+	}
+	return JobInfo{}, fmt.Errorf("job %s: %w", id, ErrNoJob)
+}
+
+// State asks Flink for the state of one job. The error is ErrNoJob if Flink says that it does not know it, and any other if
+// there is no answer.
+func (c *Cluster) State(ctx context.Context, id string) (job.State, error) {
+	var status struct {
+		Status job.State `json:"status"`
+	}
+	err := c.ask(ctx, http.MethodGet, "/jobs/"+id+"/status", nil, &status)
+	// Flink says so with a 500 (JobStatusHandler does not map FlinkJobNotFoundException).
+	if refused := (*refusal)(nil); errors.As(err, &refused) && strings.Contains(refused.body, "Could not find Flink job") {
+		return job.Unknown, fmt.Errorf("job %s: %w", id, ErrNoJob)
+	}
+	return status.Status, err
+}
+
+// Cancel tells Flink to cancel a job. That it is accepted does not mean that the job is CANCELED yet.
+func (c *Cluster) Cancel(ctx context.Context, id string) error {
+	return c.ask(ctx, http.MethodPatch, "/jobs/"+id+"?mode=cancel", nil, nil)
+}
+
+// Submit starts a job in a session cluster and gives its id. It takes jobs with one source: Flink allows a program
+// that comes over REST no second one.
+func (c *Cluster) Submit(ctx context.Context, spec Job) (id string, err error) {
+	if len(spec.Sources) != 1 {
+		return "", fmt.Errorf("submit a job: it has %d sources, not 1", len(spec.Sources))
+	}
+	// Uploaded each time: a JobManager forgets its jars when it ends.
+	jar, err := c.upload(ctx)
+	if err != nil {
+		return "", fmt.Errorf("upload the job's jar: %w", err)
+	}
+	request, err := json.Marshal(map[string]any{"entryClass": jobClass, "programArgsList": spec.args()})
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		JobID string `json:"jobid"`
+	}
+	body := &payload{"application/json", request}
+	if err := c.ask(ctx, http.MethodPost, "/jars/"+jar+"/run", body, &answer); err != nil {
+		return "", fmt.Errorf("submit a job: %w", err)
+	}
+	return answer.JobID, nil
+}
+
+func (c *Cluster) upload(ctx context.Context) (id string, err error) {
+	jar, err := os.ReadFile(c.dist.JobJar)
+	if err != nil {
+		return "", err
+	}
+	var form bytes.Buffer
+	writer := multipart.NewWriter(&form)
+	part, err := writer.CreateFormFile("jarfile", "job.jar")
+	if err != nil {
+		return "", err
+	}
+	part.Write(jar) // to memory, as is what Close writes
+	writer.Close()
+	var answer struct {
+		Filename string `json:"filename"`
+	}
+	err = c.ask(ctx, http.MethodPost, "/jars/upload", &payload{writer.FormDataContentType(), form.Bytes()}, &answer)
+	return answer.Filename[strings.LastIndexByte(answer.Filename, '/')+1:], err
+}
+
+// payload is the body of a request.
+type payload struct {
+	contentType string
+	content     []byte
+}
+
+// refusal is an answer of Flink that is not a success.
+type refusal struct {
+	status int
+	body   string
+}
+
+func (r *refusal) Error() string {
+	body := r.body
+	if len(body) > 300 {
+		body = body[:300] + "…"
+	}
+	return fmt.Sprintf("HTTP %d: %s", r.status, body)
+}
+
+// ask puts a question to the first JobManager that answers it, whatever the answer is.
+func (c *Cluster) ask(ctx context.Context, method, path string, body *payload, answer any) error {
+	err := error(ErrNotRunning)
+	for _, jobManager := range c.jobManagers {
+		if !jobManager.Running() {
+			continue
+		}
+		err = jobManager.ask(ctx, method, path, body, answer)
+		if refused := (*refusal)(nil); err == nil || errors.As(err, &refused) {
+			return err
+		}
+	}
+	return err
+}
+
+// ask puts a question to this JobManager and decodes the answer into answer, unless that is nil. The error is a
+// *refusal if it came but was not a success.
+func (j *JobManager) ask(ctx context.Context, method, path string, body *payload, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, restTimeout)
+	defer cancel()
+	var content io.Reader
+	if body != nil {
+		content = bytes.NewReader(body.content)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, j.url+path, content)
+	if err != nil {
+		return err
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", body.contentType)
+	}
+	response, err := restClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode/100 != 2 {
+		return &refusal{response.StatusCode, string(text)}
+	}
+	if answer == nil {
+		return nil
+	}
+	if err := json.Unmarshal(text, answer); err != nil {
+		return fmt.Errorf("read the answer to %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// Connections are not kept: processes are killed and started anew on the same port.
+var restClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
