@@ -11,7 +11,7 @@ import (
 // differs says whether the judgement is another than the verdict that counts. When a witness was last heard, and what the pieces of
 // evidence are in detail, makes no difference by itself: an idle fleet costs etcd nothing but keepalives.
 func (j *judgement) differs() bool {
-	if j.anew || len(j.entries) > 0 {
+	if j.anew || j.outranked || len(j.entries) > 0 {
 		return true
 	}
 	was, is := &j.entry.account.Verdict, &j.account.Verdict

@@ -54,15 +54,24 @@ func (c *Core) wait(e *entry, wake time.Duration) {
 	c.due.set(e, wake)
 }
 
-// stands says whether conserve lets the judgement pass. If it does not, nothing of it may: the history would not end in the verdict.
+// stands says whether conserve lets the judgement pass. If it does not, nothing of it may: the history would not end in the verdict. What
+// stands already needs no leave to be said again.
 func (j *judgement) stands() bool {
-	judged := &j.account.Verdict
-	kept := conserve(j.entry.account.Verdict, *judged, j.positive)
-	if kept.State != judged.State || kept.Over != judged.Over || kept.Certainty != judged.Certainty || kept.Attempt != judged.Attempt {
+	was, judged := &j.entry.account.Verdict, &j.account.Verdict
+	if !j.positive && same(was, judged) {
+		return true
+	}
+	kept := conserve(*was, *judged, j.positive)
+	if !same(&kept, judged) {
 		return false
 	}
 	*judged = kept
 	return true
+}
+
+// same says whether two verdicts claim the same.
+func same(a, b *job.Verdict) bool {
+	return a.State == b.State && a.Over == b.Over && a.Certainty == b.Certainty && a.Attempt == b.Attempt
 }
 
 const never = time.Duration(1<<63 - 1)
@@ -81,7 +90,9 @@ type judgement struct {
 	heard int64
 	// anew says that the verdict must be written though nothing changed.
 	anew bool
-	wake time.Duration
+	// outranked says that a record was weighed in vain, which is to be remembered.
+	outranked bool
+	wake      time.Duration
 }
 
 // rewind says anew what the store lost, if it was set back or lost the verdict.
@@ -195,17 +206,20 @@ func (j *judgement) witness() *sight {
 
 // news says whether the sight would change anything.
 func (j *judgement) news(s *sight) bool {
+	fresh, _ := j.unheard(s)
+	for _, t := range fresh {
+		if takes, waits := j.weigh(t); takes || waits {
+			return true
+		}
+	}
 	v, r := &j.account.Verdict, s.report
 	if alreadyDone(r) {
 		return v.Over != job.Yes
 	}
-	number, known := j.mark(s)
-	n := len(r.Transitions)
-	fresh := known && n > 0 && r.Transitions[n-1].Number > number
-	if known && !fresh && !s.live() && !r.State.Terminal() {
+	if _, known := j.mark(s); known && len(fresh) == 0 && !s.live() && !r.State.Terminal() {
 		return false // it had its say; this is an older record of it, or another witness spoke since
 	}
-	return fresh || v.Attempt.Number == 0 || r.StartTime != v.Attempt.StartTime || r.State != v.State
+	return v.Attempt.Number == 0 || r.StartTime != v.Attempt.StartTime || r.State != v.State
 }
 
 // alreadyDone says whether Flink reports the job as FAILED only because it found that the job ended in an earlier life
@@ -223,25 +237,30 @@ func isAlreadyDone(t evidence.Transition) bool {
 func (j *judgement) take(s *sight) bool {
 	r, v := s.report, &j.account.Verdict
 	fresh, missed := j.unheard(s)
-	changed, waits := false, false
+	changed := false
 	number := int64(0)
-	hear := func(t evidence.Transition) {
-		takes, must := j.weigh(t)
-		if waits = must; waits || !takes {
-			return
+	hear := func(t evidence.Transition, newest bool) (waits bool) {
+		takes, waits := j.weigh(t)
+		switch {
+		case waits && !newest:
+			missed++ // nobody will ask for it any more
+			waits = false
+		case takes:
+			if missed > 0 {
+				j.gap(missed) // invariant 10
+				missed = 0
+			}
+			j.apply(t)
+			changed = true
 		}
-		if missed > 0 {
-			j.gap(missed) // invariant 10
-			missed = 0
+		if !waits {
+			number = t.Number
 		}
-		j.apply(t)
-		changed = true
+		return waits
 	}
-	for _, t := range fresh {
-		if hear(t); waits {
-			break
-		}
-		number = t.Number
+	waits := false
+	for i, t := range fresh {
+		waits = hear(t, i == len(fresh)-1)
 	}
 	if !waits && (r.StartTime != v.Attempt.StartTime || r.State != v.State) {
 		// All its transitions are in the history, and another witness said something else since.
@@ -249,8 +268,7 @@ func (j *judgement) take(s *sight) bool {
 		if n := len(r.Transitions); n > 0 {
 			t = r.Transitions[n-1]
 		}
-		hear(t)
-		number = t.Number
+		hear(t, true)
 	}
 	if !changed {
 		return false
@@ -258,7 +276,7 @@ func (j *judgement) take(s *sight) bool {
 	j.positive = true
 	if !s.live() && v.Over != job.Yes {
 		// It saw this once; that it is so now, nobody says.
-		v.Certainty, v.Reason, v.LastSeen = job.Held, s.reason(), r.LastAnswer
+		v.Certainty, v.Reason, v.LastSeen = job.Held, j.silence(), r.LastAnswer
 		if n := len(j.entries); n > 0 {
 			j.entries[n-1].Certainty, j.entries[n-1].Reason = v.Certainty, v.Reason
 			j.account.Books.Recent, j.account.Books.Fold = nil, nil
@@ -269,31 +287,39 @@ func (j *judgement) take(s *sight) bool {
 	return true
 }
 
-// unheard gives the transitions of a witness that are not in the history, and how many before them it does not tell any more.
+// unheard gives the transitions of a witness that are not in the history, and how many it had before them that nobody will tell any more.
 func (j *judgement) unheard(s *sight) (fresh []evidence.Transition, missed int64) {
-	all := s.report.Transitions
-	if len(all) == 0 {
-		return nil, 0
-	}
-	v := &j.account.Verdict
+	v, b := &j.account.Verdict, &j.account.Books
+	fresh = s.report.Transitions
 	number, known := j.mark(s)
-	switch {
-	case known:
-		i := slices.IndexFunc(all, func(t evidence.Transition) bool { return t.Number > number })
+	if known || v.Attempt.Number == 0 {
+		i := slices.IndexFunc(fresh, func(t evidence.Transition) bool { return t.Number > number })
 		if i < 0 {
 			return nil, 0
 		}
-		return all[i:], all[i].Number - number - 1
-	case v.Attempt.Number == 0:
-		return all, all[0].Number - 1
+		fresh = fresh[i:]
+		missed = fresh[0].Number - number - 1
+	}
+	if v.Attempt.Number == 0 {
+		return fresh, missed
+	}
+	// What it saw before the attempt that stands is older, whether anybody heard of it or not (S4).
+	for i := slices.IndexFunc(fresh, func(t evidence.Transition) bool { return t.StartTime == v.Attempt.StartTime }); i > 0; i-- {
+		if known && !slices.Contains(b.Past, fresh[0].StartTime) {
+			missed++
+		}
+		fresh = fresh[1:]
+	}
+	if known {
+		return fresh, missed
 	}
 	// A witness that was not listened to before: what stands is what it saw too, up to there.
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].StartTime == v.Attempt.StartTime && all[i].State == v.State {
-			return all[i+1:], 0
+	for i := len(fresh) - 1; i >= 0; i-- {
+		if fresh[i].StartTime == v.Attempt.StartTime && fresh[i].State == v.State {
+			return fresh[i+1:], 0
 		}
 	}
-	return all, 0
+	return fresh, 0
 }
 
 // weigh says whether a transition changes anything, and whether it must wait for more to be known of it.
@@ -374,17 +400,15 @@ func (j *judgement) vouch() {
 		}
 		j.positive = true
 		j.describe(s.report)
+		j.outrank()
 		return
 	}
-	proven, s := j.lastProof()
+	proven, _ := j.lastProof()
 	if left := proven + c.cfg.Hold - c.now; left > 0 && v.Certainty == job.Witnessed {
 		j.wake = min(j.wake, proven+c.cfg.Hold)
 		return
 	}
-	reason := job.AgentSilent
-	if s != nil {
-		reason = s.reason()
-	}
+	reason := j.silence()
 	if v.Certainty == job.Held && (v.Reason == reason || v.Reason == job.AgentLeft && reason == job.AgentSilent) {
 		return // silence is what a goodbye is followed by; whoever did not hear the goodbye hears only that
 	}
@@ -393,6 +417,23 @@ func (j *judgement) vouch() {
 	}
 	v.Certainty, v.Reason = job.Held, reason
 	j.enter(job.StampOf(c.wall), false)
+}
+
+// outrank notes that a silent agent's record had its say and was outranked by a live witness. It must not speak up when that witness falls
+// silent too: silence would change the state (S1).
+func (j *judgement) outrank() {
+	v := &j.account.Verdict
+	for i := range j.entry.sights {
+		s := &j.entry.sights[i]
+		if s.report == nil || s.unreadable || s.live() || s.revision <= j.heard || !j.news(s) ||
+			slices.Contains(j.account.Books.Past, s.report.StartTime) {
+			continue
+		}
+		if s.report.StartTime != v.Attempt.StartTime || s.report.State != v.State {
+			j.outranked = true
+			return
+		}
+	}
 }
 
 // explain takes over the cause of a failure that was asked for after the failure was told.
@@ -427,6 +468,14 @@ func (j *judgement) lastProof() (time.Duration, *sight) {
 		}
 	}
 	return proven, best
+}
+
+// silence says why nobody vouches for the attempt that stands.
+func (j *judgement) silence() job.Reason {
+	if _, s := j.lastProof(); s != nil {
+		return s.reason()
+	}
+	return job.AgentSilent
 }
 
 // reason says why a sight is not live.

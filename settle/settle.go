@@ -5,8 +5,8 @@
 // The contract:
 //
 //   - Step proposes. A verdict counts only once Stored: when the driver has brought it back from the store.
-//   - Each Write ends in one Stored of its revision or one NotWritten. Until then the core proposes nothing more for that
-//     job. The driver never retries; a later Tick proposes again. An outcome that the driver does not know is NotWritten:
+//   - Each Write ends in one Stored of its revision or one NotWritten; and in an Erased, or a list that shows that the verdict is
+//     gone, since it is refused then. Until its end the core proposes nothing more for that job. The driver never retries; a later Tick proposes again. An outcome that the driver does not know is NotWritten:
 //     the if-revision makes a repetition safe.
 //   - A source tells its whole truth between Listing and Synced; what it did not tell in between is gone. While a source is not
 //     synced nothing is proposed.

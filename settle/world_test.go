@@ -112,7 +112,7 @@ type replica struct {
 	writes string
 	held   []Effect
 	unseen []Input
-	// writing are the jobs with a write under way, as the contract counts them.
+	// writing are the jobs with a write under way, as the contract counts them, and whether etcd has carried it out.
 	writing map[job.Key]bool
 	queue   []Input
 }
@@ -145,7 +145,12 @@ func (r *replica) step(input Input) {
 	if len(r.queue) > 1 {
 		return
 	}
-	for len(r.queue) > 0 {
+	for round := 0; len(r.queue) > 0; round++ {
+		if round > 1000 {
+			r.w.breach("%T brought writes without end", input)
+			r.queue = nil
+			return
+		}
 		switch in := r.queue[0].(type) {
 		case Stored:
 			delete(r.writing, in.Account.Key)
@@ -155,10 +160,33 @@ func (r *replica) step(input Input) {
 			delete(r.writing, in.Key)
 		}
 		for _, effect := range slices.Clone(r.core.Step(Event{At: r.w.now, Wall: r.w.wall, Input: r.queue[0]})) {
+			if !mayConcern(r.queue[0], effectKey(effect)) {
+				r.w.breach("%T brought a write of %s", r.queue[0], effectKey(effect))
+			}
 			r.carryOut(effect)
 		}
 		r.queue = r.queue[1:]
 	}
+}
+
+// mayConcern says whether an event may lead to a write of a job: a record of one cluster changes nothing in another, the news of a
+// verdict changes that verdict only (invariant 12).
+func mayConcern(input Input, key job.Key) bool {
+	switch in := input.(type) {
+	case Stored:
+		return key == job.Key{} || key == in.Account.Key
+	case Erased:
+		return key == in.Key
+	case NotWritten:
+		return false
+	case Beat:
+		return key == job.Key{} || key.ClusterKey() == in.Beat.Agent.ClusterKey()
+	case Silent:
+		return key == job.Key{} || key.ClusterKey() == in.Agent.ClusterKey()
+	case Reported:
+		return key.ClusterKey() == in.Report.Agent.ClusterKey()
+	}
+	return true
 }
 
 func (r *replica) tell(format string, args ...any) {
@@ -184,10 +212,10 @@ func (r *replica) carryOut(effect Effect) {
 		key = e.Key
 		r.tell("%s", forgetLine(e))
 	}
-	if r.writing[key] {
+	if _, under := r.writing[key]; under {
 		r.w.breach("a second write of %s while one is under way", key.ID)
 	}
-	r.writing[key] = true
+	r.writing[key] = false
 	switch {
 	case !r.leads():
 		r.tell("  refused: another aggregator leads")
@@ -273,6 +301,9 @@ func (w *world) commit(author *replica, effect Effect, seen *[]Input) bool {
 		}
 		w.verdicts[key] = stored
 		w.enter(key, e.Entries)
+		if _, under := author.writing[key]; under {
+			author.writing[key] = true
+		}
 		deliver(Verdicts, stored)
 	case Forget:
 		for _, a := range e.Reports {
@@ -409,7 +440,17 @@ func (r *replica) list(source Source) {
 		}
 	}
 	r.follows[source] = true
+	carriedOut := maps.Clone(r.writing)
+	if source == Verdicts {
+		maps.DeleteFunc(r.writing, func(k job.Key, _ bool) bool { return w.verdicts[k].Revision == 0 })
+	}
 	r.step(Synced{Source: source, Revision: w.revision})
+	for _, key := range slices.SortedFunc(maps.Keys(carriedOut), compareKeys) {
+		// What etcd carried out and the list does not show was lost with the store's past.
+		if source == Verdicts && carriedOut[key] && w.verdicts[key].Revision == 0 {
+			r.step(NotWritten{Key: key})
+		}
+	}
 	r.progress(source)
 }
 
