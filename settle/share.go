@@ -7,18 +7,18 @@ package settle
 func (s *sight) share(e *entry) {
 	r, w := s.report, s.by
 	r.Agent, r.JobID = w.agent, e.key.ID
-	same(&r.Session, w.beat.Session)
-	same(&r.Pod, w.beat.Pod)
-	same(&r.Incarnation, w.beat.Incarnation)
-	same(&r.Denier, w.beat.Incarnation)
-	same(&r.Pipeline, r.Name)
+	unify(&r.Session, w.beat.Session)
+	unify(&r.Pod, w.beat.Pod)
+	unify(&r.Incarnation, w.beat.Incarnation)
+	unify(&r.Denier, w.beat.Incarnation)
+	unify(&r.Pipeline, r.Name)
 	for i := range r.Transitions {
 		t := &r.Transitions[i]
-		same(&t.StartTime, r.StartTime)
-		same(&t.At, r.LastAnswer)
-		same(&t.At, r.StartTime)
+		unify(&t.StartTime, r.StartTime)
+		unify(&t.At, r.LastAnswer)
+		unify(&t.At, r.StartTime)
 	}
-	same(&r.LastAnswer, r.StartTime)
+	unify(&r.LastAnswer, r.StartTime)
 }
 
 // share lets the verdict that counts share what the reports hold. Evidence is made anew whenever it is written, and transitions
@@ -27,17 +27,17 @@ func (e *entry) share() {
 	e.account.Key = e.key
 	v, b := &e.account.Verdict, &e.account.Books
 	v.Evidence = nil
-	same(&v.LastSeen, v.Since)
+	unify(&v.LastSeen, v.Since)
 	for i := range e.sights {
 		s := &e.sights[i]
 		if s.report == nil {
 			continue
 		}
 		r := s.report
-		same(&v.Name, r.Name)
-		same(&v.Attempt.StartTime, r.StartTime)
+		unify(&v.Name, r.Name)
+		unify(&v.Attempt.StartTime, r.StartTime)
 		for k := range b.Marks {
-			same(&b.Marks[k].Witness, s.by.agent.PodUID)
+			unify(&b.Marks[k].Witness, s.by.agent.PodUID)
 			n := len(r.Transitions)
 			if n > 1 && b.Marks[k].Witness == s.by.agent.PodUID && b.Marks[k].Number >= r.Transitions[n-1].Number {
 				newest := r.Transitions[n-1]
@@ -45,15 +45,15 @@ func (e *entry) share() {
 			}
 		}
 		for k := range r.Transitions {
-			same(&v.Since, r.Transitions[k].At)
+			unify(&v.Since, r.Transitions[k].At)
 		}
 	}
-	same(&v.Pipeline, v.Name)
-	same(&v.Pipeline, e.key.Cluster)
+	unify(&v.Pipeline, v.Name)
+	unify(&v.Pipeline, e.key.Cluster)
 }
 
-// same makes a text the very one that it equals.
-func same[T ~string](text *T, as T) {
+// unify makes a text the very one that it equals.
+func unify[T ~string](text *T, as T) {
 	if *text == as {
 		*text = as
 	}
