@@ -52,7 +52,8 @@ type Aggregator struct {
 	settler *settler
 	metrics *metrics
 
-	// replaced is set when a followed feed turned out to be of another store, until a new epoch has begun.
+	// replaced is set when a followed feed turned out to be of another store, or the site's identity is gone, until a new
+	// epoch has begun.
 	replaced atomic.Bool
 }
 
@@ -195,8 +196,13 @@ func (a *Aggregator) follow(ctx context.Context, feed board.Feed) {
 			epoch = u.Epoch
 			a.replaced.Store(true)
 		}
-		if feed == board.Leader {
+		switch feed {
+		case board.Leader:
 			a.noteLeader(u)
+		case board.Identity:
+			if n := len(u.Pairs); n > 0 && u.Pairs[n-1].Deleted || n == 0 && u.Kind == etcd.Listed {
+				a.replaced.Store(true)
+			}
 		}
 		a.board.Apply(feed, u)
 	})
@@ -250,7 +256,8 @@ func (a *Aggregator) lead(ctx context.Context) {
 	})
 }
 
-// keepEpoch gives the site a new epoch whenever the store lost its past, so that nobody resumes from a version of the old one.
+// keepEpoch gives the site a new epoch whenever the store lost its past, or somebody took the site's identity away, so that
+// nobody resumes from a version of the old one.
 func (a *Aggregator) keepEpoch(ctx context.Context, term etcd.Term) {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -260,7 +267,7 @@ func (a *Aggregator) keepEpoch(ctx context.Context, term etcd.Term) {
 			switch {
 			case err == nil:
 				a.replaced.Store(false)
-				a.o.Log.Warn("the store was set back or replaced; a new epoch begins")
+				a.o.Log.Warn("the store was set back or replaced, or lost the site's identity; a new epoch begins")
 			case ctx.Err() == nil:
 				a.o.Log.Warn("a new epoch could not begin yet", "error", err)
 			}

@@ -407,6 +407,9 @@ func TestAnEmptiedStoreIsFilledAgain(t *testing.T) {
 		}
 	}
 	r.until(orders, "FINISHED Witnessed over=yes #1")
+	if _, found, err := etcd.Read(t.Context(), client, record.ConditionKey(site)); err != nil || !found {
+		t.Errorf("the site's condition is in the store again: %v, %v", found, err)
+	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		code := r.get("/api/v1/jobs?watch=true&version="+old.Version, nil)
 		if code == http.StatusGone {
@@ -415,6 +418,34 @@ func TestAnEmptiedStoreIsFilledAgain(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("a version of the old epoch gets HTTP %d, want 410", code)
 		}
+	}
+}
+
+func TestAnIdentityThatWasTakenAwayIsGivenBack(t *testing.T) {
+	t.Parallel()
+	client := etcdproc.Start(t, 0).Client()
+	r := start(t, client, "one")
+	w := newWitness(t, client, "pod-1")
+	w.beat()
+	w.report(orders, "T1", job.Running)
+	old := r.until(orders, "RUNNING Witnessed")
+	if _, err := client.Delete(t.Context(), record.IdentityKey(site)); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		pair, found, err := etcd.Read(t.Context(), client, record.IdentityKey(site))
+		if err == nil && found {
+			if id, err := record.DecodeIdentity(pair.Value); err != nil || id.UID != "uid-1" || id.Epoch != 2 {
+				t.Errorf("the identity is %+v, %v", id, err)
+			}
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the site has no identity")
+		}
+	}
+	if now := r.until(orders, "RUNNING Witnessed"); now.Version == old.Version {
+		t.Errorf("version %s is one of two epochs", now.Version)
 	}
 }
 

@@ -30,6 +30,8 @@ type settler struct {
 	// outdated says that somebody else reigned, and knows better.
 	outdated atomic.Bool
 	begin    time.Time
+	// condition is the one told last: a store that was emptied is to have it again.
+	condition *settle.Condition
 	// writing are the jobs with a write under way, and whether etcd has carried it out.
 	writing map[job.Key]bool
 
@@ -58,7 +60,7 @@ func newSettler(site string, cfg settle.Config, client *clientv3.Client, log *sl
 // reign settles until ctx ends.
 func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	if s.outdated.Swap(false) || s.core == nil {
-		s.writing = map[job.Key]bool{}
+		s.writing, s.condition = map[job.Key]bool{}, nil
 		core, err := settle.New(s.cfg)
 		if err != nil {
 			return err
@@ -83,6 +85,9 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 		case <-ctx.Done():
 		}
 	})
+	if s.condition != nil {
+		w.add(*s.condition)
+	}
 	var all sync.WaitGroup
 	all.Go(func() { w.run(ctx) })
 	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
@@ -143,6 +148,7 @@ func (s *settler) step(input settle.Input, w *writer) {
 		case settle.Forget:
 			s.writing[e.Key] = false
 		case settle.Condition:
+			s.condition = &e
 			s.logCondition(e)
 		}
 		if w != nil {
