@@ -500,13 +500,14 @@ func TestOrderAndDuplicatesDoNotMatter(t *testing.T) {
 		settled := func(play func(r *replica)) string {
 			m.store = kept
 			m.verdicts, m.history = maps.Clone(kept.verdicts), maps.Clone(kept.history)
-			r := m.lead("again", Verdicts)
-			if play != nil {
+			if play == nil {
+				m.lead("again", Verdicts)
+			} else {
 				m.replicas = nil
 				m.verdicts, m.history = maps.Clone(kept.verdicts), maps.Clone(kept.history)
 				m.store.revision = kept.revision
 				core, _ := New(m.cfg)
-				r = &replica{w: m.world, core: core, writing: map[job.Key]bool{}}
+				r := &replica{w: m.world, core: core, writing: map[job.Key]bool{}}
 				m.replicas = []*replica{r}
 				play(r)
 			}
