@@ -475,7 +475,7 @@ func TestModel(t *testing.T) {
 			v := stored.Account.Verdict
 			switch {
 			case (j.gone || j.echo != "") && !there:
-			case j.echo != "" && v.Over == job.Yes && (v.State == job.Unknown || v.Attempt.StartTime == j.start && v.State == j.state):
+			case j.echo != "" && v.Over == job.Yes && (v.State == job.Unknown || v.State == j.ends[v.Attempt.StartTime]):
 			case j.gone && (v.Certainty == job.Witnessed && v.Over != job.Yes || v.Over != job.Yes):
 				t.Fatalf("%s is gone, and the verdict is %s\n%s", j.key.ID, verdictLine(v), strings.Join(m.log, "\n"))
 			case !j.gone && (v.State != j.state || v.Certainty != job.Witnessed || v.Attempt.StartTime != j.start):

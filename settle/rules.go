@@ -118,7 +118,7 @@ func (j *judgement) listen() {
 			return
 		}
 		switch news := j.news(s); {
-		case news && !j.take(s):
+		case news && !j.take(s), !news && rank == echo:
 			waiting = append(waiting, s) // the next best may have a say meanwhile
 		case !news && rank != formerSight:
 			return
@@ -219,7 +219,13 @@ func (j *judgement) news(s *sight) bool {
 	if _, known := j.mark(s); known && len(fresh) == 0 && !s.live() && !r.State.Terminal() {
 		return false // it had its say; this is an older record of it, or another witness spoke since
 	}
-	return v.Attempt.Number == 0 || r.StartTime != v.Attempt.StartTime || r.State != v.State
+	return v.Attempt.Number == 0 || r.StartTime != v.Attempt.StartTime || r.State != v.State || j.onlyInferred()
+}
+
+// onlyInferred says whether an ending stands that Flink has not told: its word puts that right, even where it says the same (S4).
+func (j *judgement) onlyInferred() bool {
+	v := &j.account.Verdict
+	return v.Over == job.Yes && v.Certainty != job.Witnessed
 }
 
 // alreadyDone says whether Flink reports the job as FAILED only because it found that the job ended in an earlier life
@@ -262,7 +268,7 @@ func (j *judgement) take(s *sight) bool {
 	for i, t := range fresh {
 		waits = hear(t, i == len(fresh)-1)
 	}
-	if !waits && (r.StartTime != v.Attempt.StartTime || r.State != v.State) {
+	if !waits && (r.StartTime != v.Attempt.StartTime || r.State != v.State || j.onlyInferred()) {
 		// All its transitions are in the history, and another witness said something else since.
 		t := evidence.Transition{State: r.State, StartTime: r.StartTime, At: r.LastAnswer, Via: r.Via}
 		if n := len(r.Transitions); n > 0 {
@@ -339,7 +345,7 @@ func (j *judgement) weigh(t evidence.Transition) (takes, waits bool) {
 	case ended(*v):
 		return false, false // S4
 	}
-	return v.State != t.State || (v.Over == job.Yes) != t.State.Terminal(), false
+	return v.State != t.State || (v.Over == job.Yes) != t.State.Terminal() || j.onlyInferred(), false
 }
 
 // apply takes over one transition that was found to change something.
