@@ -40,6 +40,9 @@ func (c *Core) propose(j *judgement) {
 		}
 	}
 	b.Weighed = c.weighed
+	if j.partial {
+		b.Weighed = j.heard
+	}
 	if v.Over != job.Yes {
 		b.OverAt = 0
 	} else if b.OverAt == 0 {

@@ -88,6 +88,8 @@ type judgement struct {
 	owned bool
 	// heard is the store's revision up to which silent agents' records have had their say.
 	heard int64
+	// partial says that silent agents' records that are newer than heard have not had their say yet.
+	partial bool
 	// anew says that the verdict must be written though nothing changed.
 	anew bool
 	// outranked says that a record was weighed in vain, which is to be remembered.
@@ -109,12 +111,20 @@ func (j *judgement) rewind() {
 	}
 }
 
+// entriesBeforeOneMore bounds the history entries of one write: a witness brings up to evidence.TransitionLimit more, and gaps, and
+// each entry may push an old one out. All of that must fit into one transaction, of which etcd takes 128 operations.
+const entriesBeforeOneMore = 24
+
 // listen takes over what the witnesses saw, one after another, the best first (S4, S5, S7).
 func (j *judgement) listen() {
 	var waiting []*sight
 	for range 2 * len(j.entry.sights) {
 		s, rank := j.speaker(waiting)
 		if s == nil {
+			return
+		}
+		if len(j.entries) > entriesBeforeOneMore {
+			j.partial = true // the rest is heard when this is stored
 			return
 		}
 		switch news := j.news(s); {

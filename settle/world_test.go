@@ -342,6 +342,9 @@ func (w *world) enter(key job.Key, entries []job.Transition) {
 
 // checkWrite complains about a write that no core may ever propose, whatever it was told.
 func (w *world) checkWrite(e Write) {
+	if n := len(e.Entries); 1+2*n > 128 {
+		w.breach("%d history entries in one write: with the verdict, and what they push out, that is more than etcd takes", n)
+	}
 	v, b := e.Account.Verdict, e.Account.Books
 	if err := checkAccount(e.Account); err != nil {
 		w.breach("%s: %v", e.Account.Key.ID, err)
