@@ -189,12 +189,18 @@ func (a *Aggregator) claim(ctx context.Context) error {
 
 // follow keeps one feed of the board.
 func (a *Aggregator) follow(ctx context.Context, feed board.Feed) {
-	epoch := int64(1)
+	epoch, healthy := int64(1), int64(0)
 	o := etcd.FollowOptions{Prefix: feed.Prefix(a.o.Site), Progress: min(5*time.Second, a.o.Settle.Hold/4)}
 	_ = etcd.Follow(ctx, a.o.Etcd, o, func(u etcd.Update) {
+		known := a.board.Snapshot().Identity().Epoch
 		if u.Epoch > epoch {
 			epoch = u.Epoch
-			a.replaced.Store(true)
+			if known == healthy {
+				a.replaced.Store(true) // and nobody has begun a new epoch yet
+			}
+		}
+		if u.Kind != etcd.Lost {
+			healthy = known
 		}
 		switch feed {
 		case board.Leader:
@@ -205,6 +211,9 @@ func (a *Aggregator) follow(ctx context.Context, feed board.Feed) {
 			}
 		}
 		a.board.Apply(feed, u)
+		if feed == board.Identity && known > 0 && a.board.Snapshot().Identity().Epoch > known {
+			a.replaced.Store(false) // whoever leads has begun it
+		}
 	})
 }
 

@@ -100,6 +100,11 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	for key := range s.writing {
 		s.step(settle.NotWritten{Key: key}, nil)
 	}
+	// Nor does it hear anything until then: in the next reign it judges nothing before the sources have told all anew (S11).
+	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
+		s.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
+		s.sources[source].sick.Store(nil)
+	}
 	return ctx.Err()
 }
 
@@ -229,7 +234,7 @@ func (s *settler) health() []api.Source {
 		state := &s.sources[i]
 		source := api.Source{
 			Name: "settler: " + settle.Source(i).String(), Healthy: true,
-			Age: time.Duration(s.since() - state.heard.Load()).Seconds(),
+			Age: time.Duration(s.since() - state.heard.Load()).Round(time.Millisecond).Seconds(),
 		}
 		if sick := state.sick.Load(); sick != nil {
 			source.Healthy, source.Why = false, *sick

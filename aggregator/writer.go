@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -33,6 +34,9 @@ type writer struct {
 	// condition is the newest that is not in etcd yet.
 	condition *record.SiteCondition
 	changed   sync.Cond
+
+	// failing says that etcd takes no writes at present. It is logged when it begins and when it ends.
+	failing atomic.Bool
 }
 
 // outcome is how a write ended: err is nil if it is in the store.
@@ -47,8 +51,8 @@ const (
 	writers = 32
 	// writeTimeout bounds one transaction; a paused etcd does not answer at all.
 	writeTimeout = 5 * time.Second
-	// conditionRetry is how long a condition waits that could not be written.
-	conditionRetry = time.Second
+	// writeRetry is how long a writer rests after a write that failed.
+	writeRetry = time.Second
 )
 
 func newWriter(site string, client *clientv3.Client, term etcd.Term, log *slog.Logger, m *metrics, done func(outcome)) *writer {
@@ -113,8 +117,8 @@ func (w *writer) next() settle.Effect {
 	return effect
 }
 
-func (w *writer) carryOut(ctx context.Context, effect settle.Effect) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+func (w *writer) carryOut(reign context.Context, effect settle.Effect) {
+	ctx, cancel := context.WithTimeout(reign, writeTimeout)
 	defer cancel()
 	begin := time.Now()
 	var key job.Key
@@ -127,9 +131,20 @@ func (w *writer) carryOut(ctx context.Context, effect settle.Effect) {
 	}
 	w.metrics.wrote(err, time.Since(begin))
 	switch {
-	case err == nil, errors.Is(err, etcd.ErrRefused), ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case err == nil:
+		if w.failing.CompareAndSwap(true, false) {
+			w.log.Info("verdicts are written again")
+		}
+	case errors.Is(err, etcd.ErrRefused), reign.Err() != nil:
 	default:
-		w.log.Warn("a verdict could not be written; it is proposed again", "job", key.String(), "error", err)
+		if w.failing.CompareAndSwap(false, true) {
+			w.log.Warn("a verdict could not be written; it and the next ones are tried again", "job", key.String(), "error", err)
+		}
+		// The settler proposes again with its next tick. An etcd that is sick is not asked more often than this by each writer.
+		select {
+		case <-reign.Done():
+		case <-time.After(writeRetry):
+		}
 	}
 	w.done(outcome{key: key, err: err})
 }
@@ -192,7 +207,7 @@ func (w *writer) conditions(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(conditionRetry):
+			case <-time.After(writeRetry):
 			}
 			continue
 		}
