@@ -32,10 +32,10 @@ func (a *Agent) readable(id string, pair etcd.Pair) (evidence.Report, bool) {
 		a.post.yield(id)
 		if isNew {
 			a.log.Error("a newer Holdfast wrote this report, so this agent does not write it: upgrade the agent, or delete the key",
-				"key", pair.Key, "err", err)
+				"key", pair.Key, "error", err)
 		}
 	case err != nil && isNew:
-		a.log.Warn("a report cannot be read: it is replaced once Flink has said something of its job", "key", pair.Key, "err", err)
+		a.log.Warn("a report cannot be read: it is replaced once Flink has said something of its job", "key", pair.Key, "error", err)
 	}
 	return report, err == nil
 }

@@ -65,5 +65,5 @@ func (a *Agent) lost(l etcd.Loss) {
 	if errors.Is(l.Err, errNotAsserted) {
 		return
 	}
-	a.log.Warn("beat is lost", "reason", l.Reason.String(), "err", l.Err)
+	a.log.Warn("beat is lost", "reason", l.Reason.String(), "error", l.Err)
 }

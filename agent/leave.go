@@ -25,7 +25,7 @@ func (a *Agent) leave() {
 		return
 	}
 	if err := a.goodbye(ctx); err != nil {
-		a.log.Warn("agent leaves, and its goodbye could not be written", "err", err)
+		a.log.Warn("agent leaves, and its goodbye could not be written", "error", err)
 		return
 	}
 	a.log.Info("agent has left", "session", a.session)

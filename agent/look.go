@@ -70,13 +70,13 @@ func (a *Agent) list(ctx context.Context) ([]view.Job, job.Reach) {
 	defer cancel()
 	overview, err := a.flink.Jobs(ctx)
 	if err != nil {
-		a.log.Debug("list of jobs not answered", "err", err)
+		a.log.Debug("list of jobs not answered", "error", err)
 		return nil, flink.ReachOf(err)
 	}
 	if n := len(overview.Skipped) + overview.Unnamed; n != a.skipped {
 		if n > a.skipped {
 			a.log.Warn("entries in Flink's list of jobs are not understood: upgrade Holdfast if Flink is newer",
-				"entries", n, "first", overview.Skipped[0].ID, "err", overview.Skipped[0].Err)
+				"entries", n, "first", overview.Skipped[0].ID, "error", overview.Skipped[0].Err)
 		}
 		a.skipped = n
 	}
@@ -157,7 +157,7 @@ func (a *Agent) askProcess(ctx context.Context) *view.Process {
 	defer cancel()
 	jm, err := a.flink.JobManager(ctx)
 	if err != nil {
-		a.log.Debug("configuration of the JobManager not answered", "err", err)
+		a.log.Debug("configuration of the JobManager not answered", "error", err)
 		return nil
 	}
 	p := &view.Process{Incarnation: jm.Incarnation, HighAvailability: jm.HighAvailability}

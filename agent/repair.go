@@ -45,7 +45,7 @@ func (a *Agent) read(ctx context.Context) {
 		r, err := a.post.reading(ctx, prefix)
 		if err != nil {
 			if !failing && ctx.Err() == nil {
-				a.log.Warn("cannot read from etcd: trying again", "err", err)
+				a.log.Warn("cannot read from etcd: trying again", "error", err)
 			}
 			failing = true
 			a.post.pauseFor(ctx, retry/2+rand.N(retry/2), nil)

@@ -19,7 +19,7 @@ func (a *Agent) serve(ctx context.Context) {
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", a.o.Listen)
 	if err != nil {
-		a.log.Warn("nobody can ask the agent itself: choose another address to listen on, or none", "listen", a.o.Listen, "err", err)
+		a.log.Warn("nobody can ask the agent itself: choose another address to listen on, or none", "listen", a.o.Listen, "error", err)
 		return
 	}
 	mux := http.NewServeMux()
@@ -32,7 +32,7 @@ func (a *Agent) serve(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	if err := server.Serve(listener); err != nil && ctx.Err() == nil {
-		a.log.Warn("nobody can ask the agent itself any more", "listen", a.o.Listen, "err", err)
+		a.log.Warn("nobody can ask the agent itself any more", "listen", a.o.Listen, "error", err)
 	}
 }
 

@@ -183,7 +183,7 @@ func (p *post) note(err error) {
 	p.mu.Unlock()
 	switch {
 	case err != nil && before == nil:
-		p.log.Warn("cannot write to etcd: trying again", "err", err, "reports", queued)
+		p.log.Warn("cannot write to etcd: trying again", "error", err, "reports", queued)
 	case err == nil && before != nil:
 		p.log.Info("etcd takes writes again", "reports", queued)
 	}

@@ -52,10 +52,10 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 func refuse(ctx context.Context, o options, err error, errs io.Writer) int {
 	log := slog.New(slog.NewTextHandler(errs, nil))
 	if o.strict {
-		log.Error("the agent cannot start", "err", err)
+		log.Error("the agent cannot start", "error", err)
 		return 2
 	}
-	log.Error("the agent cannot start, and does nothing until its pod ends: correct its options and restart the pod", "err", err)
+	log.Error("the agent cannot start, and does nothing until its pod ends: correct its options and restart the pod", "error", err)
 	<-ctx.Done()
 	return 0
 }

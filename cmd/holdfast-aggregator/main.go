@@ -90,7 +90,7 @@ func (o *options) add(cmd *cobra.Command) {
 	f.StringVar(&o.name, "name", "", "this replica's name, for people (default: host name and process id)")
 	f.StringVar(&o.listen, "listen", ":7070", "where the API listens; port 0 takes a free one")
 	o.etcd.add(cmd)
-	f.DurationVar(&o.patience.Hold, "hold", o.patience.Hold, "how long a state counts as witnessed after its last proof")
+	f.DurationVar(&o.patience.Hold, "hold", o.patience.Hold, "how long a state counts as witnessed after its last proof; an agent that dies shows only when its lease has run out")
 	f.DurationVar(&o.patience.Lease, "lease", o.patience.Lease, "the time of the agents' leases: what their --lease is")
 	f.DurationVar(&o.patience.Grace, "grace", o.patience.Grace, "how long a negative fact must stand before it is concluded from")
 	f.DurationVar(&o.leaderLease, "leader-lease", 10*time.Second, "how long a dead leader is waited for")

@@ -60,7 +60,7 @@ knew.`,
 	f.StringSliceVar(&flinks, "flink", nil, "a JobManager's REST API, as [NAME=]URL; may be given several times")
 	f.StringVar(&o.Listen, "listen", "127.0.0.1:7070", "where the API listens; port 0 takes a free one")
 	f.StringVar(&o.Data, "data", "", "the data folder (default: holdfast/local below $XDG_STATE_HOME or ~/.local/state)")
-	f.DurationVar(&o.Hold, "hold", 30*time.Second, "how long a state counts as witnessed after its last proof")
+	f.DurationVar(&o.Hold, "hold", 30*time.Second, "how long a state counts as witnessed after its last proof; an agent that dies shows only when its lease has run out")
 	f.DurationVar(&o.Lease, "lease", 20*time.Second, "how long an agent may be silent before that shows")
 	f.DurationVar(&o.Poll, "poll", time.Second, "how often a JobManager is asked")
 	f.DurationVar(&o.Grace, "grace", 0, "how long a negative fact must stand before it is concluded from (default: as --hold)")

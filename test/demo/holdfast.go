@@ -22,6 +22,7 @@ type holdfast struct {
 	address string
 	url     string
 	cmd     *exec.Cmd
+	ended   chan struct{}
 }
 
 func (h *holdfast) build(ctx context.Context) error {
@@ -51,7 +52,16 @@ func (h *holdfast) start(ctx context.Context, flink string) error {
 	if err := h.cmd.Start(); err != nil {
 		return err
 	}
+	h.ended = make(chan struct{})
+	go func() { _ = h.cmd.Wait(); close(h.ended) }()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	for {
+		select {
+		case <-h.ended:
+			return errors.New("holdfast ended at once\n" + h.lastLog())
+		default:
+		}
 		response, err := http.Get(h.url + "/readyz")
 		if err == nil {
 			response.Body.Close()
@@ -60,7 +70,7 @@ func (h *holdfast) start(ctx context.Context, flink string) error {
 			}
 		}
 		if !sleep(ctx, 50*time.Millisecond) {
-			return errors.New("holdfast did not become ready")
+			return errors.New("holdfast did not become ready\n" + h.lastLog())
 		}
 	}
 }
@@ -69,7 +79,7 @@ func (h *holdfast) start(ctx context.Context, flink string) error {
 func (h *holdfast) kill() {
 	if h.cmd != nil {
 		_ = h.cmd.Process.Kill()
-		_ = h.cmd.Wait()
+		<-h.ended
 		h.cmd = nil
 	}
 }
@@ -85,7 +95,11 @@ func (h *holdfast) lastLog() string {
 }
 
 // verdict is what the API says of a job.
-type verdict struct{ State, Certainty, Reason, Message string }
+type verdict struct {
+	State, Certainty, Over, Reason, Message string
+	LastSeen                                time.Time
+	Attempt                                 struct{ Number int }
+}
 
 func (v verdict) String() string { return v.State + " " + v.Certainty }
 
@@ -142,7 +156,12 @@ func (h *holdfast) until(ctx context.Context, id, state, certainty string) error
 }
 
 func (h *holdfast) untilFailed(ctx context.Context, id string) error {
-	return h.await(ctx, id, "FAILED", "Witnessed", func(verdict) error { return nil })
+	return h.await(ctx, id, "FAILED", "Witnessed", func(v verdict) error {
+		if v.State == "FINISHED" || v.State == "CANCELED" || v.State == "UNKNOWN" {
+			return fmt.Errorf("a job that fails is shown as %s (%s)", v, v.Message)
+		}
+		return nil
+	})
 }
 
 func (h *holdfast) await(ctx context.Context, id, state, certainty string, check func(verdict) error) error {
@@ -184,7 +203,7 @@ func (h *holdfast) stays(ctx context.Context, id, state, certainty string, d tim
 }
 
 // show runs the command line as a person would.
-func (h *holdfast) show(ctx context.Context, args ...string) {
+func (h *holdfast) show(ctx context.Context, args ...string) error {
 	fmt.Printf("\n  $ holdfast %s\n", strings.Join(args, " "))
 	cmd := exec.CommandContext(ctx, h.program, args...)
 	cmd.Env = append(os.Environ(), "HOLDFAST_SERVER="+h.url)
@@ -193,8 +212,9 @@ func (h *holdfast) show(ctx context.Context, args ...string) {
 		fmt.Printf("  %s", line)
 	}
 	if err != nil {
-		fmt.Printf("  (%v)\n", err)
+		return fmt.Errorf("holdfast %s: %w", strings.Join(args, " "), err)
 	}
+	return nil
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {

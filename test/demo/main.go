@@ -76,7 +76,9 @@ func run(ctx context.Context, keep bool) (err error) {
 	if err := h.until(ctx, orders.id, "RUNNING", "Witnessed"); err != nil {
 		return err
 	}
-	h.show(ctx, "get")
+	if err := h.show(ctx, "get"); err != nil {
+		return err
+	}
 
 	say("Stopping the JobManager where it stands (SIGSTOP), for longer than the hold time of %s", hold)
 	if err := flink.JobManager().Pause(); err != nil {
@@ -88,7 +90,16 @@ func run(ctx context.Context, keep bool) (err error) {
 	if err := h.stays(ctx, orders.id, "RUNNING", "Held", 3*time.Second); err != nil {
 		return err
 	}
-	h.show(ctx, "why", orders.id)
+	held, err := h.verdict(ctx, orders.id)
+	if err != nil {
+		return err
+	}
+	if age := time.Since(held.LastSeen); held.Reason != "JobManagerUnreachable" || held.Message == "" || age < hold {
+		return fmt.Errorf("the job is held for %s, last seen %s ago (%s)", held.Reason, age, held.Message)
+	}
+	if err := h.show(ctx, "why", orders.id); err != nil {
+		return err
+	}
 	say("Letting it go on")
 	if err := flink.JobManager().Continue(); err != nil {
 		return err
@@ -96,9 +107,15 @@ func run(ctx context.Context, keep bool) (err error) {
 	if err := h.until(ctx, orders.id, "RUNNING", "Witnessed"); err != nil {
 		return err
 	}
-	h.show(ctx, "get")
+	if err := h.show(ctx, "get"); err != nil {
+		return err
+	}
 
 	say("Killing Holdfast (SIGKILL), and starting it again")
+	was, err := h.verdict(ctx, orders.id)
+	if err != nil {
+		return err
+	}
 	before, err := h.history(ctx, orders.id)
 	if err != nil {
 		return err
@@ -109,6 +126,9 @@ func run(ctx context.Context, keep bool) (err error) {
 	}
 	if err := h.until(ctx, orders.id, "RUNNING", "Witnessed"); err != nil {
 		return err
+	}
+	if is, err := h.verdict(ctx, orders.id); err != nil || is.Attempt != was.Attempt || is.Over != was.Over {
+		return fmt.Errorf("attempt %d, over %s became attempt %d, over %s (%v)", was.Attempt.Number, was.Over, is.Attempt.Number, is.Over, err)
 	}
 	after, err := h.history(ctx, orders.id)
 	if err != nil {
@@ -141,10 +161,18 @@ func run(ctx context.Context, keep bool) (err error) {
 	if err := h.untilFailed(ctx, payments.id); err != nil {
 		return err
 	}
-	h.show(ctx, "get")
-	h.show(ctx, "history", orders.id)
-	h.show(ctx, "history", payments.id)
-	h.show(ctx, "status")
+	if err := h.show(ctx, "get"); err != nil {
+		return err
+	}
+	if err := h.show(ctx, "history", orders.id); err != nil {
+		return err
+	}
+	if err := h.show(ctx, "history", payments.id); err != nil {
+		return err
+	}
+	if err := h.show(ctx, "status"); err != nil {
+		return err
+	}
 	say("All of it was so.")
 	if !keep {
 		return nil
