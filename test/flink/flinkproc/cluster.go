@@ -9,6 +9,7 @@
 package flinkproc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -257,7 +258,7 @@ func (c *Cluster) java(name, heap, class string, args ...string) *Process {
 	return newProcess(name, c.dir, filepath.Join(c.dir, name+".log"), append(argv, args...)...)
 }
 
-// start starts all processes. The first JobManager answers before a standby begins, so that it is the one that leads.
+// start starts all processes. The first JobManager answers before a standby begins, so that it leads at first.
 func (c *Cluster) start(ctx context.Context, tell teller, application bool) error {
 	begin := time.Now()
 	if c.zookeeper != nil {
@@ -426,8 +427,36 @@ func (c *Cluster) Dir() string { return c.dir }
 // URL is the REST address of the first JobManager. Standbys have their own.
 func (c *Cluster) URL() string { return c.jobManagers[0].url }
 
-// JobManager gives the first JobManager, the one that leads until it is killed.
+// JobManager gives the first JobManager, the only one of a cluster without standbys.
 func (c *Cluster) JobManager() *JobManager { return c.jobManagers[0] }
+
+// Leader waits until a running JobManager has been granted leadership, and gives it. Flink tells that in its log alone: over
+// REST a standby answers as the leader would. The first one to start leads at first, but on a busy machine it may lose
+// ZooKeeper, and with it the leadership, without any fault of the test's.
+func (c *Cluster) Leader(ctx context.Context) (leader *JobManager, err error) {
+	err = poll(ctx, func() (bool, error) {
+		for _, jobManager := range c.jobManagers {
+			if !jobManager.Running() {
+				continue
+			}
+			log, err := jobManager.lifeLog()
+			if err != nil {
+				return false, err
+			}
+			// The words of WebMonitorEndpoint.java, in 1.20 and 2.3.
+			granted := bytes.LastIndex(log, []byte("was granted leadership with leaderSessionID"))
+			if granted >= 0 && !bytes.Contains(log[granted:], []byte("lost leadership")) {
+				leader = jobManager
+				return true, nil
+			}
+		}
+		return false, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for a leading JobManager: %w", err)
+	}
+	return leader, nil
+}
 
 // JobManagers gives all JobManagers, standbys too.
 func (c *Cluster) JobManagers() []*JobManager { return c.jobManagers }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"sync"
@@ -28,6 +29,7 @@ type Process struct {
 // life is one run of a process.
 type life struct {
 	cmd   *exec.Cmd
+	begin int64 // where its part of the log file begins
 	ended chan struct{}
 }
 
@@ -104,12 +106,16 @@ func (p *Process) Start() error {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	defer log.Close()
+	begin, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", p.name, err)
+	}
 	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	if err := start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
-	p.life = &life{cmd: cmd, ended: make(chan struct{})}
+	p.life = &life{cmd: cmd, begin: begin, ended: make(chan struct{})}
 	go func(life *life) {
 		life.cmd.Wait() // how it ended is in its ProcessState
 		close(life.ended)
@@ -167,6 +173,21 @@ func (p *Process) signal(signal syscall.Signal) error {
 		return fmt.Errorf("%s: %w", p.name, ErrNotRunning)
 	}
 	return err
+}
+
+// lifeLog gives what the newest life has logged.
+func (p *Process) lifeLog() ([]byte, error) {
+	p.mu.Lock()
+	life := p.life
+	p.mu.Unlock()
+	if life == nil {
+		return nil, nil
+	}
+	content, err := os.ReadFile(p.log)
+	if err != nil {
+		return nil, err
+	}
+	return content[min(life.begin, int64(len(content))):], nil
 }
 
 // lastLog gives the end of the log, for errors.

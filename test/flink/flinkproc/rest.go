@@ -19,8 +19,12 @@ import (
 // ErrNoJob is Flink's word that it does not know a job.
 var ErrNoJob = errors.New("no such job, says Flink")
 
-// restTimeout bounds one question. A paused JobManager takes connections and never answers.
-const restTimeout = 3 * time.Second
+// A question is bounded, because a paused JobManager takes connections and never answers, and it is asked again. A command is
+// not given twice, and on a busy machine the first job of a JobManager takes long to submit: its classes are loaded for it.
+const (
+	questionTimeout = 3 * time.Second
+	commandTimeout  = 30 * time.Second
+)
 
 // JobInfo is one entry of Flink's /jobs/overview.
 type JobInfo struct {
@@ -81,8 +85,13 @@ func (c *Cluster) Submit(ctx context.Context, spec Job) (id string, err error) {
 	if len(spec.Sources) != 1 {
 		return "", fmt.Errorf("submit a job: it has %d sources, not 1", len(spec.Sources))
 	}
-	// Uploaded each time: a JobManager forgets its jars when it ends.
-	jar, err := c.upload(ctx)
+	// Uploaded each time: a JobManager forgets its jars when it ends. And to the one that is then asked to run it: a jar
+	// is a file of the JobManager that took it.
+	jobManager, err := c.Leader(ctx)
+	if err != nil {
+		return "", fmt.Errorf("submit a job: %w", err)
+	}
+	jar, err := jobManager.upload(ctx, c.dist.JobJar)
 	if err != nil {
 		return "", fmt.Errorf("upload the job's jar: %w", err)
 	}
@@ -94,14 +103,14 @@ func (c *Cluster) Submit(ctx context.Context, spec Job) (id string, err error) {
 		JobID string `json:"jobid"`
 	}
 	body := &payload{"application/json", request}
-	if err := c.ask(ctx, http.MethodPost, "/jars/"+jar+"/run", body, &answer); err != nil {
+	if err := jobManager.ask(ctx, http.MethodPost, "/jars/"+jar+"/run", body, &answer); err != nil {
 		return "", fmt.Errorf("submit a job: %w", err)
 	}
 	return answer.JobID, nil
 }
 
-func (c *Cluster) upload(ctx context.Context) (id string, err error) {
-	jar, err := os.ReadFile(c.dist.JobJar)
+func (j *JobManager) upload(ctx context.Context, file string) (id string, err error) {
+	jar, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
 	}
@@ -116,7 +125,7 @@ func (c *Cluster) upload(ctx context.Context) (id string, err error) {
 	var answer struct {
 		Filename string `json:"filename"`
 	}
-	err = c.ask(ctx, http.MethodPost, "/jars/upload", &payload{writer.FormDataContentType(), form.Bytes()}, &answer)
+	err = j.ask(ctx, http.MethodPost, "/jars/upload", &payload{writer.FormDataContentType(), form.Bytes()}, &answer)
 	return answer.Filename[strings.LastIndexByte(answer.Filename, '/')+1:], err
 }
 
@@ -158,7 +167,11 @@ func (c *Cluster) ask(ctx context.Context, method, path string, body *payload, a
 // ask puts a question to this JobManager and decodes the answer into answer, unless that is nil. The error is a
 // *refusal if it came but was not a success.
 func (j *JobManager) ask(ctx context.Context, method, path string, body *payload, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, restTimeout)
+	timeout := questionTimeout
+	if method != http.MethodGet {
+		timeout = commandTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var content io.Reader
 	if body != nil {

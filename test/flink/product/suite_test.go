@@ -194,7 +194,9 @@ func TestStandby(t *testing.T) {
 			t.Errorf("one job is shown as %d", len(list.Items))
 		}
 
-		check(t, cluster.JobManager().Kill())
+		leader, err := cluster.Leader(limit(t))
+		check(t, err)
+		check(t, leader.Kill())
 		p.until("standby", id, "RUNNING Witnessed over=no attempt=2", "FAILED", "UNKNOWN")
 		check(t, c.WaitConnected(limit(t)))
 		check(t, c.Finish())
