@@ -105,3 +105,19 @@ func WriteSynced(name string, content io.Reader) error {
 	_, err = io.Copy(file, content)
 	return errors.Join(err, file.Sync(), file.Close())
 }
+
+// Together does all things at once and waits for all. The first error ends the others' context.
+func Together(ctx context.Context, things ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var all sync.WaitGroup
+	for _, thing := range things {
+		all.Go(func() {
+			if err := thing(ctx); err != nil {
+				cancel(err) // the first stands, the others' are its consequences
+			}
+		})
+	}
+	all.Wait()
+	return context.Cause(ctx)
+}

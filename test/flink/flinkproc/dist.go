@@ -74,7 +74,7 @@ func distribution(ctx context.Context, version string, tell machine.Teller) (*Di
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, err
 	}
-	unlock, err := machine.Lock(ctx, filepath.Join(cache, version+".lock"), tell)
+	unlock, err := machine.Lock(ctx, filepath.Join(cache, version+".lock"), "getting it", tell)
 	if err != nil {
 		return nil, err
 	}
