@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,16 +22,18 @@ type hierarchy struct {
 	controllers []string // of version 1
 }
 
-// hierarchies gives those that this machine has mounted. Where both versions are, version 1 has the controllers, and the other is
-// left alone.
-func hierarchies() ([]hierarchy, error) {
+// mounted gives the hierarchies that this machine has mounted.
+func mounted() ([]hierarchy, error) {
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	var v1, v2 []hierarchy
-	lines := bufio.NewScanner(file)
+	return readHierarchies(file)
+}
+
+func readHierarchies(mountinfo io.Reader) (all []hierarchy, err error) {
+	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
 		// proc_pid_mountinfo(5): "... ROOT DIR OPTIONS [...] - TYPE SOURCE SUPER-OPTIONS"
 		before, after, found := strings.Cut(lines.Text(), " - ")
@@ -40,25 +43,41 @@ func hierarchies() ([]hierarchy, error) {
 		}
 		switch kind[0] {
 		case "cgroup":
-			v1 = append(v1, hierarchy{dir: mount[4], controllers: strings.Split(kind[2], ",")})
+			all = append(all, hierarchy{dir: mount[4], controllers: strings.Split(kind[2], ",")})
 		case "cgroup2":
-			v2 = append(v2, hierarchy{dir: mount[4], unified: true})
+			all = append(all, hierarchy{dir: mount[4], unified: true})
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
 	}
-	if len(v1) > 0 {
-		return v1, nil
-	}
-	if len(v2) == 0 {
+	if len(all) == 0 {
 		return nil, fmt.Errorf("no cgroups are mounted below %s", cgroupRoot)
 	}
-	return v2, nil
+	return all, nil
+}
+
+// ruling gives those that have the controllers: where both versions are mounted, version 1, and the other counts nothing.
+func ruling(all []hierarchy) []hierarchy {
+	var v1 []hierarchy
+	for _, h := range all {
+		if !h.unified {
+			v1 = append(v1, h)
+		}
+	}
+	if v1 == nil {
+		return all
+	}
+	return v1
 }
 
 // tracker is the hierarchy whose cgroups tell which processes are a node's.
-func tracker(all []hierarchy) (hierarchy, error) {
+func tracker() (hierarchy, error) {
+	all, err := mounted()
+	if err != nil {
+		return hierarchy{}, err
+	}
+	all = ruling(all)
 	for _, wanted := range []string{"pids", "freezer", "name=systemd"} {
 		for _, h := range all {
 			if h.unified || slices.Contains(h.controllers, wanted) {
@@ -75,11 +94,11 @@ const programsCgroup = "programs"
 
 // makeCgroups makes the node's cgroups. The kubelet wants its root to be there in every hierarchy.
 func makeCgroups(name string) error {
-	all, err := hierarchies()
+	all, err := mounted()
 	if err != nil {
 		return err
 	}
-	for _, h := range all {
+	for _, h := range ruling(all) {
 		dir := filepath.Join(h.dir, name)
 		if err := os.MkdirAll(filepath.Join(dir, programsCgroup), 0o755); err != nil {
 			return err
@@ -135,11 +154,7 @@ func enableControllers(dirs ...string) error {
 
 // joinCgroup puts a process among the node's programs. Its children will be there too, wherever else they go.
 func joinCgroup(name string, pid int) error {
-	all, err := hierarchies()
-	if err != nil {
-		return err
-	}
-	h, err := tracker(all)
+	h, err := tracker()
 	if err != nil {
 		return err
 	}
@@ -148,11 +163,7 @@ func joinCgroup(name string, pid int) error {
 
 // cgroupPids gives the processes of the node: its programs and all that runs in pods.
 func cgroupPids(name string) (pids []int, err error) {
-	all, err := hierarchies()
-	if err != nil {
-		return nil, err
-	}
-	h, err := tracker(all)
+	h, err := tracker()
 	if err != nil {
 		return nil, err
 	}
@@ -169,9 +180,9 @@ func cgroupPids(name string) (pids []int, err error) {
 	return pids, err
 }
 
-// removeCgroups removes the node's cgroups. They must be empty.
+// removeCgroups removes the node's cgroups. They must be empty. runc makes some where nothing is counted, too.
 func removeCgroups(name string) error {
-	all, err := hierarchies()
+	all, err := mounted()
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func (names memoryNames) read(dir string) (Memory, error) {
 
 // memoryCgroup gives the folder of the cgroup that counts a process's memory.
 func memoryCgroup(pid int) (dir string, unified bool, err error) {
-	all, err := hierarchies()
+	all, err := mounted()
 	if err != nil {
 		return "", false, err
 	}
@@ -162,8 +162,8 @@ func memoryCgroup(pid int) (dir string, unified bool, err error) {
 		if len(fields) != 3 {
 			continue
 		}
-		for _, h := range all {
-			if h.unified && fields[1] == "" || !h.unified && slices.Contains(h.controllers, "memory") && slices.Contains(strings.Split(fields[1], ","), "memory") {
+		for _, h := range ruling(all) {
+			if h.unified && fields[1] == "" || slices.Contains(h.controllers, "memory") && slices.Contains(strings.Split(fields[1], ","), "memory") {
 				return filepath.Join(h.dir, fields[2]), h.unified, nil
 			}
 		}
