@@ -31,6 +31,9 @@ type Options struct {
 	// Site and Agent are the names in the keys. Each is one segment of a key: see record.CheckSegment.
 	Site  string
 	Agent evidence.Agent
+	// SiteUID says whose the site is, such as the uid of the cluster's namespace kube-system. Nothing is written where etcd says
+	// that the site is another's. "" asks nobody.
+	SiteUID string
 	// Pod is the pod's name and Version the agent's own, for people.
 	Pod, Version string
 	// Flink and Etcd stay the caller's, who closes them after Run.
@@ -104,7 +107,7 @@ func New(o Options) (*Agent, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return build(o, o.Flink, remote{o.Etcd}), nil
+	return build(o, o.Flink, &remote{client: o.Etcd, site: o.Site, uid: o.SiteUID}), nil
 }
 
 func build(o Options, ask questions, keep store) *Agent {

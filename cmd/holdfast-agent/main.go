@@ -78,7 +78,7 @@ func (o options) agent(ctx context.Context, version string, log *slog.Logger) (a
 		return nil, nil, err
 	}
 	a, err = agent.New(agent.Options{
-		Site: o.site, Agent: o.witness, Pod: o.pod, Version: version, Flink: jobManager, Etcd: store,
+		Site: o.site, SiteUID: o.siteUID, Agent: o.witness, Pod: o.pod, Version: version, Flink: jobManager, Etcd: store,
 		Poll: o.poll, Lease: o.lease, Listen: o.listen, Log: log,
 	})
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 // options are what the flags say.
 type options struct {
 	site       string
+	siteUID    string
 	witness    evidence.Agent
 	pod, podIP string
 
@@ -51,6 +52,7 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (o 
 	fs.SetOutput(io.Discard)
 	endpoints := ""
 	fs.StringVar(&o.site, "site", "default", "the `name` of the Kubernetes cluster, one for all its agents")
+	fs.StringVar(&o.siteUID, "site-uid", "", "the `uid` that tells this Kubernetes cluster from others, such as that of its namespace kube-system; not compared if empty")
 	fs.StringVar(&o.witness.Namespace, "namespace", "", "the pod's `namespace`")
 	fs.StringVar(&o.witness.Cluster, "cluster-id", "", "the Flink cluster's `id`")
 	fs.StringVar(&o.pod, "pod-name", "", "the pod's `name`, for people")

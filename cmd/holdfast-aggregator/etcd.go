@@ -20,6 +20,7 @@ import (
 type etcdFlags struct {
 	endpoints     []string
 	ca, cert, key string
+	pem           string // the certificates themselves, instead of those in the file ca
 }
 
 func (e *etcdFlags) add(cmd *cobra.Command) {
@@ -52,18 +53,22 @@ func (e *etcdFlags) dial(ctx context.Context) (*clientv3.Client, error) {
 
 // tls reads the files; nil without any.
 func (e *etcdFlags) tls() (*tls.Config, error) {
-	if e.ca == "" && e.cert == "" {
+	if e.ca == "" && e.cert == "" && e.pem == "" {
 		return nil, nil
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if e.ca != "" {
-		pem, err := os.ReadFile(e.ca)
-		if err != nil {
+	from, pem := "the ConfigMap", []byte(e.pem)
+	if e.ca != "" && e.pem == "" {
+		var err error
+		if pem, err = os.ReadFile(e.ca); err != nil {
 			return nil, fmt.Errorf("--etcd-ca: %w", err)
 		}
+		from = e.ca
+	}
+	if len(pem) > 0 || e.ca != "" {
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("--etcd-ca: %s has no certificate in PEM form", e.ca)
+			return nil, fmt.Errorf("--etcd-ca: %s has no certificate in PEM form", from)
 		}
 	}
 	if e.cert != "" {

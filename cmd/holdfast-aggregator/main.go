@@ -77,6 +77,7 @@ Exit codes: 0 fine, 1 error, 2 wrong command line.`,
 type options struct {
 	site, siteUID, name, listen string
 	etcd                        etcdFlags
+	kubernetes                  kubernetesFlags
 	leaderLease                 time.Duration
 	patience                    settle.Config
 	log                         flags.Log
@@ -86,10 +87,11 @@ func (o *options) add(cmd *cobra.Command) {
 	o.patience = settle.DefaultConfig()
 	f := cmd.Flags()
 	f.StringVar(&o.site, "site", "default", "the site's name; each cluster that shares an etcd needs one of its own")
-	f.StringVar(&o.siteUID, "site-uid", "", "whose site it is, such as the uid of the cluster's namespace kube-system; required")
+	f.StringVar(&o.siteUID, "site-uid", "", "whose site it is (default: the uid of the namespace kube-system, asked of Kubernetes)")
 	f.StringVar(&o.name, "name", "", "this replica's name, for people (default: host name and process id)")
 	f.StringVar(&o.listen, "listen", ":7070", "where the API listens; port 0 takes a free one")
 	o.etcd.add(cmd)
+	o.kubernetes.add(cmd)
 	f.DurationVar(&o.patience.Hold, "hold", o.patience.Hold, "how long a state counts as witnessed after its last proof; an agent that dies shows only when its lease has run out")
 	f.DurationVar(&o.patience.Lease, "lease", o.patience.Lease, "the time of the agents' leases: what their --lease is")
 	f.DurationVar(&o.patience.Grace, "grace", o.patience.Grace, "how long a negative fact must stand before it is concluded from")
@@ -101,13 +103,13 @@ func (o *options) add(cmd *cobra.Command) {
 // check says all that is wrong with the flags.
 func (o *options) check() error {
 	var wrong []error
-	if o.siteUID == "" {
-		wrong = append(wrong, errors.New("--site-uid is missing: give what tells this cluster from every other, such as the uid of its namespace kube-system"))
+	if o.siteUID != "" && (o.kubernetes.siteConfigMap != "" || o.kubernetes.siteUIDFile != "") {
+		wrong = append(wrong, errors.New("--site-uid and --site-configmap contradict each other: give one of them"))
 	}
 	if o.leaderLease < etcd.MinTTL {
 		wrong = append(wrong, errors.New("--leader-lease is shorter than 2s, the shortest that etcd grants"))
 	}
-	wrong = append(wrong, o.patience.Validate(), o.etcd.check())
+	wrong = append(wrong, o.patience.Validate(), o.etcd.check(), o.kubernetes.check())
 	return errors.Join(wrong...)
 }
 
@@ -119,6 +121,26 @@ func (o *options) run(ctx context.Context, logs io.Writer, version string) error
 	}
 	if err := o.check(); err != nil {
 		return flags.Usage(err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	refuted := make(chan error, 1)
+	if o.siteUID == "" {
+		if o.siteUID, err = o.kubernetes.siteUID(ctx, log); err != nil {
+			return err
+		}
+		go func() {
+			defer close(refuted)
+			if err := o.kubernetes.confirm(ctx, o.siteUID, log); err != nil {
+				refuted <- err
+				cancel()
+			}
+		}()
+	}
+	if o.kubernetes.etcdCAConfigMap != "" {
+		if o.etcd.pem, err = o.kubernetes.etcdCA(ctx, o.etcd.ca, log); err != nil {
+			return err
+		}
 	}
 	client, err := o.etcd.dial(ctx)
 	if err != nil {
@@ -133,5 +155,13 @@ func (o *options) run(ctx context.Context, logs io.Writer, version string) error
 		return err
 	}
 	log.Info("serving", "address", a.Address(), "site", o.site, "version", version, "etcd", o.etcd.endpoints)
-	return a.Run(ctx)
+	if err := a.Run(ctx); err != nil {
+		return err
+	}
+	select {
+	case err := <-refuted:
+		return err
+	default:
+		return nil
+	}
 }

@@ -54,13 +54,17 @@ func TestWrongFlags(t *testing.T) {
 		env  map[string]string
 		want []string
 	}{
-		{nil, nil, []string{"--site-uid is missing: give what tells this cluster from every other"}},
+		{nil, nil, []string{"this is not a pod of a Kubernetes cluster: give --kubeconfig, or --site-uid"}},
+		{[]string{"--site-uid", "u", "--site-configmap", "c", "--namespace", "n"}, nil, []string{"--site-uid and --site-configmap contradict"}},
+		{[]string{"--site-configmap", "c"}, nil, []string{"--namespace is missing"}},
+		{[]string{"--site-uid-file", "f"}, nil, []string{"--site-uid-file needs --site-configmap"}},
+		{[]string{"--kubeconfig", missing}, nil, []string{"find the API server", missing}},
 		{[]string{"--site-uid", "u", "--etcd-cert", "x"}, nil, []string{"--etcd-cert and --etcd-key go together"}},
 		{[]string{"--site-uid", "u", "--etcd-ca", missing}, nil, []string{"--etcd-ca: open " + missing}},
 		{[]string{"--site-uid", "u", "--etcd-ca", empty}, nil, []string{"has no certificate in PEM form"}},
 		{[]string{"--site-uid", "u", "--etcd-cert", missing, "--etcd-key", missing}, nil, []string{"--etcd-cert and --etcd-key: open " + missing}},
 		{[]string{"--site-uid", "u", "--etcd-endpoints", "ftp://x:1"}, nil, []string{`--etcd-endpoints: etcd client: endpoint "ftp://x:1"`}},
-		{[]string{"--hold", "1s"}, nil, []string{"--site-uid is missing", "the tick is not shorter than the hold time"}},
+		{[]string{"--hold", "1s", "--etcd-key", "x"}, nil, []string{"--etcd-cert and --etcd-key go together", "the tick is not shorter than the hold time"}},
 		{[]string{"--site-uid", "u", "--leader-lease", "1s"}, nil, []string{"--leader-lease is shorter than 2s"}},
 		{[]string{"--site-uid", "u", "--retain", "0s"}, nil, []string{"the retain time is 0s"}},
 		{[]string{"--site-uid", "u", "--log-format", "xml"}, nil, []string{`--log-format "xml" does not exist`}},

@@ -27,6 +27,7 @@ var rooms = map[string][]string{
 	"etcd":                    {},
 	"etcd/etcdlocal":          {"etcd"},
 	"etcd/etcdlocal/etcdproc": {"etcd", "etcd/etcdlocal"},
+	"kube":                    {},
 	"agent/view":              {"job", "evidence"},
 	"agent":                   {"job", "evidence", "record", "flink", "etcd", "agent/view"},
 	"aggregator/board":        {"job", "evidence", "record", "etcd"},
