@@ -28,9 +28,9 @@ const (
 	ReasonNoContainer Reason = "NoContainer"
 	// ReasonNoClusterID: the pod has no name that would outlast it, neither its own nor an owner's.
 	ReasonNoClusterID Reason = "NoClusterID"
-	// ReasonRandomPort: Flink listens for REST where nobody can know beforehand. On the network of the node the agent might ask
+	// ReasonPortUnknown: nobody can know beforehand where Flink listens for REST, and on the network of the node the agent might ask
 	// somebody else's JobManager.
-	ReasonRandomPort Reason = "RandomPort"
+	ReasonPortUnknown Reason = "PortUnknown"
 	// ReasonNeedsNativeSidecars: the pod ends when its containers have ended, and without native sidecars the agent would keep it.
 	ReasonNeedsNativeSidecars Reason = "NeedsNativeSidecars"
 	// ReasonTooLarge: the pod is so near to what Kubernetes allows that the agent could make it too large.
@@ -43,7 +43,7 @@ const (
 func Reasons() []Reason {
 	return []Reason{
 		ReasonJobManager, ReasonNotSelected, ReasonNamespaceNotSelected, ReasonOptedOut, ReasonAlreadyInjected, ReasonUnreadable,
-		ReasonEnding, ReasonStaticPod, ReasonPlatform, ReasonNotJobManager, ReasonNoContainer, ReasonNoClusterID, ReasonRandomPort,
+		ReasonEnding, ReasonStaticPod, ReasonPlatform, ReasonNotJobManager, ReasonNoContainer, ReasonNoClusterID, ReasonPortUnknown,
 		ReasonNeedsNativeSidecars, ReasonTooLarge, ReasonPaused,
 	}
 }
