@@ -1,0 +1,90 @@
+package webhook
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+)
+
+// limitRanger is the annotation in which Kubernetes' LimitRanger says which requests and limits it had to set.
+const limitRanger = "kubernetes.io/limit-ranger"
+
+// resources are what the agent's container asks for. It must never be the reason for which a pod is refused, or put into another class of
+// service, so they follow what the pod's other containers have:
+//
+//   - Where the pod has resources as a whole, the agent lives on them: the sum of the containers' may not exceed those.
+//   - A Guaranteed pod stays Guaranteed: limits, and requests that equal them.
+//   - A quota may demand a request or a limit of every container. Then all the others have it, or the pod would be refused without the
+//     agent too. Requests and the memory limit are always set; the cpu limit is where all the others have one.
+//   - What the LimitRanger had to set for another container is left to it: it runs again after a webhook has changed a pod, and what
+//     it sets fits the namespace's least and most.
+func (v *view) resources() corev1.ResourceRequirements {
+	spec := &v.pod.Spec
+	if spec.Resources != nil && len(spec.Resources.Requests)+len(spec.Resources.Limits) > 0 {
+		return corev1.ResourceRequirements{}
+	}
+	set := v.settings.Resources
+	cpu, memory := corev1.ResourceCPU, corev1.ResourceMemory
+	r := corev1.ResourceRequirements{
+		Requests: corev1.ResourceList{cpu: quantity(set.CPURequest), memory: quantity(set.MemoryRequest)},
+		Limits:   corev1.ResourceList{memory: quantity(set.MemoryLimit)},
+	}
+	guaranteed := isGuaranteed(spec)
+	if guaranteed || allLimit(spec, cpu) {
+		r.Limits[cpu] = quantity(set.CPULimit)
+	}
+	if guaranteed {
+		r.Requests = r.Limits.DeepCopy()
+	}
+	for _, name := range []corev1.ResourceName{cpu, memory} {
+		if strings.Contains(v.pod.Annotations[limitRanger], string(name)) {
+			delete(r.Requests, name)
+			delete(r.Limits, name)
+		}
+	}
+	return r
+}
+
+// each gives every container of a pod, init containers too.
+func each(spec *corev1.PodSpec, visit func(c *corev1.Container)) {
+	for i := range spec.InitContainers {
+		visit(&spec.InitContainers[i])
+	}
+	for i := range spec.Containers {
+		visit(&spec.Containers[i])
+	}
+}
+
+// isGuaranteed says whether a pod is of the class Guaranteed, as Kubernetes computes it (ComputePodQOS, 1.34): each container, init
+// containers too, has limits for cpu and memory above zero, and requests that equal them. A request that is not set is the limit.
+func isGuaranteed(spec *corev1.PodSpec) bool {
+	is := true
+	each(spec, func(c *corev1.Container) {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			limit, limited := c.Resources.Limits[name]
+			request, requested := c.Resources.Requests[name]
+			is = is && limited && !limit.IsZero() && (!requested || request.Cmp(limit) == 0)
+		}
+	})
+	return is
+}
+
+// allLimit says whether every container has a limit.
+func allLimit(spec *corev1.PodSpec, name corev1.ResourceName) bool {
+	all := true
+	each(spec, func(c *corev1.Container) {
+		_, limited := c.Resources.Limits[name]
+		all = all && limited
+	})
+	return all
+}
+
+// quantity parses what Validate has seen; anything else is nothing.
+func quantity(text string) resource.Quantity {
+	q, err := resource.ParseQuantity(text)
+	if err != nil {
+		return resource.Quantity{}
+	}
+	return q
+}
