@@ -4,13 +4,15 @@
 // then agents are injected.
 //
 // Replicas need no leader. All see the same pods, the tries of others among them, so all open and close within the delay of their
-// watches. Only while a try has not appeared in the watch yet can another replica make one too: at most one pod a replica.
+// watches. Only while a try has not appeared in the watch yet can another replica make one too: at most one pod a replica, and usually one in
+// all, since replicas try some seconds apart.
 package breaker
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"slices"
 	"strings"
@@ -48,10 +50,15 @@ type Options struct {
 	// First is how long the breaker stays open before one pod is tried; it doubles with each try that fails, up to Longest. Defaults
 	// 2 min and 30 min.
 	First, Longest time.Duration
+	// Replica is this replica's name. It makes one replica the first to try; at each pause the same one.
+	Replica string
 	// Registry gets the metrics.
 	Registry prometheus.Registerer
 	Log      *slog.Logger
 }
+
+// staggering is within how much time replicas try one after the other.
+const staggering = 10 * time.Second
 
 // Breaker watches from Run on. It is safe for concurrent use.
 type Breaker struct {
@@ -83,6 +90,11 @@ func New(o Options) (*Breaker, error) {
 		o.Namespaces = []string{metav1.NamespaceAll}
 	}
 	b := &Breaker{o: o, circuit: newCircuit(o.First, o.Longest, o.Log)}
+	if o.Replica != "" {
+		hash := fnv.New32a()
+		_, _ = hash.Write([]byte(o.Replica))
+		b.circuit.stagger = time.Duration(hash.Sum32()%1000) * staggering / 1000
+	}
 	for _, namespace := range o.Namespaces {
 		b.feeds = append(b.feeds, &feed{breaker: b, namespace: namespace, pods: map[types.UID]bool{}})
 	}

@@ -52,7 +52,9 @@ type Answer struct {
 // circuit is the breaker's judgement. It is pure but for its log: now is an argument, and whoever calls sees to it that nobody else does.
 type circuit struct {
 	first, longest time.Duration
-	log            *slog.Logger
+	// stagger is added to each pause, so that of several replicas one is the first to try.
+	stagger time.Duration
+	log     *slog.Logger
 
 	agents map[types.UID]Agent
 	open   bool
@@ -182,7 +184,7 @@ func (c *circuit) trip(now time.Time, a Agent) {
 	} else {
 		c.backoff = c.first
 	}
-	c.open, c.cause, c.opened, c.retry = true, a, now, now.Add(c.backoff)
+	c.open, c.cause, c.opened, c.retry = true, a, now, now.Add(c.backoff+c.stagger)
 	c.claimed = time.Time{}
 	clear(c.tries)
 	c.openings++
