@@ -19,7 +19,7 @@ func Decide(s Settings, r Request) Decision {
 	d = Decision{
 		Inject: true, Reason: ReasonJobManager, Mode: d.Mode, Archive: archive,
 		Container: v.container.Name, ClusterID: d.ClusterID, RESTPort: d.RESTPort, Warnings: v.warnings,
-		Message: fmt.Sprintf("container %s runs a JobManager of the Flink cluster %s: the agent comes into its pod", shown(v.container.Name),
+		Message: fmt.Sprintf("container %s runs the JobManager of the Flink cluster %s, so its pod gets the agent", shown(v.container.Name),
 			shown(d.ClusterID)),
 	}
 	d.Patch = v.patch(d, change, r.Pod)

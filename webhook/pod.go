@@ -27,6 +27,7 @@ type view struct {
 const (
 	mostWarnings   = 8
 	longestWarning = 256 // of what Kubernetes hands on of one warning
+	longestMessage = 400
 )
 
 // warn says what is wrong with the pod. What it quotes of the pod goes through shown.

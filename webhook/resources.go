@@ -37,13 +37,26 @@ func (v *view) resources() corev1.ResourceRequirements {
 	if guaranteed {
 		r.Requests = r.Limits.DeepCopy()
 	}
-	for _, name := range []corev1.ResourceName{cpu, memory} {
-		if strings.Contains(v.pod.Annotations[limitRanger], string(name)) {
-			delete(r.Requests, name)
-			delete(r.Limits, name)
-		}
+	for _, name := range leftToLimitRanger(v.pod.Annotations[limitRanger]) {
+		delete(r.Requests, name)
+		delete(r.Limits, name)
 	}
 	return r
+}
+
+// leftToLimitRanger reads what the LimitRanger had to set: "LimitRanger plugin set: cpu, memory request for container a; cpu limit for …".
+func leftToLimitRanger(text string) (names []corev1.ResourceName) {
+	_, text, _ = strings.Cut(text, ":")
+	for part := range strings.SplitSeq(text, ";") {
+		what, _, _ := strings.Cut(part, " for ")
+		for _, word := range strings.FieldsFunc(what, func(r rune) bool { return r == ' ' || r == ',' || r == '\n' }) {
+			switch name := corev1.ResourceName(word); name {
+			case corev1.ResourceCPU, corev1.ResourceMemory:
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // each gives every container of a pod, init containers too.
