@@ -339,7 +339,7 @@ func (c *Core) reported(in Reported) {
 	e := c.entry(r.Key())
 	i := e.sightBy(w)
 	if i < 0 {
-		e.sights = append(e.sights, sight{by: w, proven: c.now - c.cfg.Lease})
+		e.sights = append(e.sights, sight{by: w, proven: e.proven})
 		i = len(e.sights) - 1
 		w.reported++
 	}

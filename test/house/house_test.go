@@ -35,7 +35,8 @@ var rooms = map[string][]string{
 	"aggregator": {
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
 	},
-	"test/flink/flinkproc": {"job"},
+	"test/flink/flinkproc": {"job", "test/machine"},
+	"test/machine":         {},
 }
 
 // deniers are the only files outside of settle that may turn something into a No: a positive answer of somebody who knows.
