@@ -25,7 +25,7 @@ func checkWebhooks(t *testing.T, c combination, all []object) {
 		names = append(names, w.Name)
 		checkWebhook(t, w, all)
 	}
-	if want := []string{"jobmanager-component.holdfast.dev", "flink-deployment-type.holdfast.dev", "inject.holdfast.dev"}; !slices.Equal(names, want) {
+	if want := []string{"component.holdfast.dev", "flink-deployment-type.holdfast.dev", "inject.holdfast.dev"}; !slices.Equal(names, want) {
 		t.Errorf("webhooks %v, want %v", names, want)
 	}
 
@@ -46,7 +46,8 @@ func checkWebhooks(t *testing.T, c combination, all []object) {
 						pod["team"], pod["old"] = "a", ""
 					}
 					want := 0
-					if (inject == "true" || inject != "false" && (component == "jobmanager" || kind == "jobmanager")) && (!selected || team == "a") {
+					jobManager, taskManager := component == "jobmanager" || kind == "jobmanager", component == "taskmanager" || kind == "taskmanager"
+					if (inject != "false" && jobManager || inject == "true" && !taskManager) && (!selected || team == "a") {
 						want = 1
 					}
 					got := 0

@@ -90,6 +90,8 @@ annotations:
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+# Variables for services of this namespace would look like Holdfast's own: HOLDFAST_ETCD_PORT.
+enableServiceLinks: false
 {{- $context := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") }}
 {{- with .group }}
 {{- $_ := set $context "fsGroup" . }}
