@@ -246,7 +246,10 @@ func undo(before, after any, d Decision) error {
 		return err
 	}
 	containers := at(before, "spec", "containers").([]any)
-	main := slices.IndexFunc(containers, func(c any) bool { return at(c, "name") == d.Container })
+	main := slices.IndexFunc(containers, func(c any) bool {
+		name, _ := at(c, "name").(string) // one that has none is chosen where it is the only one
+		return name == d.Container
+	})
 	path := []string{"spec", "containers", strconv.Itoa(main)}
 	if err := cut(false, ArchiveVolume, "volumeMounts", path...); err != nil {
 		return err
