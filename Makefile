@@ -21,10 +21,16 @@ build: ## build all programs into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/holdfast ./cmd/holdfast-aggregator
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(BIN)/ ./cmd/holdfast-agent
 
+.PHONY: image
+image: ## the container image, without an engine: OUT=FILE (bin/image.tar) or PUSH=registry/name:tag
+	cd tools && go run ./image --root .. --version '$(VERSION)' $(if $(OUT)$(PUSH),,--out $(abspath $(BIN))/image.tar) \
+	  $(if $(OUT),--out '$(abspath $(OUT))') $(if $(PUSH),--push '$(PUSH)')
+
 .PHONY: test
 test: ## run everything that needs only Go, with the race detector
 	$(if $(RACE),,@echo 'note: no C compiler, so no race detector')
 	go test $(RACE) -timeout 20m ./...
+	cd tools && go test -timeout 20m ./...
 
 .PHONY: test-flink
 test-flink: ## run the product against real Flink processes (fetches Flink, and Java if it can)
@@ -42,6 +48,7 @@ lint: ## vet, staticcheck and gofmt
 	go vet ./...
 	go vet -tags flink ./test/...
 	go tool -modfile tools/go.mod staticcheck -tags flink ./...
+	cd tools && go vet ./... && go tool staticcheck ./...
 
 .PHONY: clean
 clean: ## remove what was built

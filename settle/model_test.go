@@ -323,6 +323,7 @@ func (m *model) storeFails(how int, a *agent, j *truth) string {
 		return "an unreadable report"
 	}
 	for _, r := range slices.Clone(m.replicas) {
+		r.unseen = nil // no watch outlives the store that it followed
 		for _, source := range []Source{Agents, Verdicts} {
 			r.list(source)
 		}

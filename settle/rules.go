@@ -90,6 +90,8 @@ type judgement struct {
 	heard int64
 	// partial says that silent agents' records that are newer than heard have not had their say yet.
 	partial bool
+	// hearsay says that a silent agent's record speaks.
+	hearsay bool
 	// anew says that the verdict must be written though nothing changed.
 	anew bool
 	// outranked says that a record was weighed in vain, which is to be remembered.
@@ -254,6 +256,7 @@ func (j *judgement) take(s *sight) bool {
 	r, v := s.report, &j.account.Verdict
 	fresh, missed := j.unheard(s)
 	changed := false
+	j.hearsay = !s.live()
 	number := int64(0)
 	hear := func(t evidence.Transition, newest bool) (waits bool) {
 		takes, waits := j.weigh(t)
@@ -393,7 +396,8 @@ func (j *judgement) applyAlreadyDone(t evidence.Transition) {
 func (j *judgement) begin(start job.Stamp) {
 	v, b := &j.account.Verdict, &j.account.Books
 	j.own()
-	if v.Attempt.Number > 0 {
+	if v.Attempt.Number > 0 && (!j.hearsay || ended(*v)) {
+		// Of two attempts that silent agents tell of, nobody knows which is the later one: a live witness may find the first one running.
 		b.Past = bounded(append(b.Past, v.Attempt.StartTime), job.PastLimit)
 	}
 	v.Attempt = job.Attempt{Number: v.Attempt.Number + 1, StartTime: start}

@@ -18,6 +18,9 @@ import (
 	"github.com/holdfast-dev/holdfast/flink"
 )
 
+// version is set by the linker.
+var version string
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -38,7 +41,7 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 	case err != nil:
 		return refuse(ctx, o, err, errs)
 	}
-	a, done, err := o.agent(ctx, slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: o.level})))
+	a, done, err := o.agent(ctx, programVersion(lookup), slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: o.level})))
 	if err != nil {
 		return refuse(ctx, o, err, errs)
 	}
@@ -61,7 +64,7 @@ func refuse(ctx context.Context, o options, err error, errs io.Writer) int {
 }
 
 // agent makes the agent and the clients that it uses. done closes them.
-func (o options) agent(ctx context.Context, log *slog.Logger) (a *agent.Agent, done func(), err error) {
+func (o options) agent(ctx context.Context, version string, log *slog.Logger) (a *agent.Agent, done func(), err error) {
 	jobManager, err := o.jobManager()
 	if err != nil {
 		return nil, nil, err
@@ -75,7 +78,7 @@ func (o options) agent(ctx context.Context, log *slog.Logger) (a *agent.Agent, d
 		return nil, nil, err
 	}
 	a, err = agent.New(agent.Options{
-		Site: o.site, SiteUID: o.siteUID, Agent: o.witness, Pod: o.pod, Version: version(), Flink: jobManager, Etcd: store,
+		Site: o.site, SiteUID: o.siteUID, Agent: o.witness, Pod: o.pod, Version: version, Flink: jobManager, Etcd: store,
 		Poll: o.poll, Lease: o.lease, Listen: o.listen, Log: log,
 	})
 	if err != nil {

@@ -119,6 +119,11 @@ func TestHelpAndVersion(t *testing.T) {
 	if code := run(t.Context(), []string{"--version"}, none, &out, io.Discard); code != 0 || !strings.HasPrefix(out.String(), "holdfast-agent ") {
 		t.Errorf("version: %d, %s", code, out.String())
 	}
+	out.Reset()
+	image := func(name string) (string, bool) { return "v9", name == "HOLDFAST_IMAGE_VERSION" }
+	if code := run(t.Context(), []string{"--version"}, image, &out, io.Discard); code != 0 || out.String() != "holdfast-agent v9\n" {
+		t.Errorf("version in an image: %d, %s", code, out.String())
+	}
 	if _, err := parse([]string{"-h"}, none, io.Discard); !errors.Is(err, flag.ErrHelp) {
 		t.Errorf("-h: %v", err)
 	}

@@ -91,7 +91,7 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (o 
 		return o, err
 	}
 	if o.showVersion {
-		fmt.Fprintln(out, "holdfast-agent", version())
+		fmt.Fprintln(out, "holdfast-agent", programVersion(lookup))
 		return o, nil
 	}
 	for endpoint := range strings.SplitSeq(endpoints, ",") {
@@ -194,11 +194,17 @@ func (o options) tls() (*tls.Config, error) {
 	return config, nil
 }
 
-// version is the one that the program was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
+// programVersion is what the linker was given, else what the image says (the programs in it are built without a version, so
+// that one whose code did not change is the same file in the next release), else what "go install" left.
+func programVersion(lookup func(string) (string, bool)) string {
+	if version != "" {
+		return version
 	}
-	return info.Main.Version
+	if image, ok := lookup("HOLDFAST_IMAGE_VERSION"); ok && image != "" {
+		return image
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "dev"
 }

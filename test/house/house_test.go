@@ -36,7 +36,8 @@ var rooms = map[string][]string{
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
 	},
 	"webhook":              {"record"},
-	"test/flink/flinkproc": {"job"},
+	"test/flink/flinkproc": {"job", "test/machine"},
+	"test/machine":         {},
 }
 
 // deniers are the only files outside of settle that may turn something into a No: a positive answer of somebody who knows.

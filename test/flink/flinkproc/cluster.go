@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/holdfast-dev/holdfast/job"
+	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
 // Options say what a cluster is made of. Dist is needed, the rest has defaults.
@@ -133,7 +134,7 @@ func startCluster(ctx context.Context, options Options, application *Application
 	if err != nil {
 		return nil, fmt.Errorf("prepare Flink: %w", err)
 	}
-	tell := newTeller(options.Progress, "Flink "+options.Dist.Version+": ")
+	tell := machine.NewTeller(options.Progress, "Flink "+options.Dist.Version+": ")
 	if err := c.start(ctx, tell, application != nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("start Flink: %w", err), c.Close())
 	}
@@ -259,15 +260,15 @@ func (c *Cluster) java(name, heap, class string, args ...string) *Process {
 }
 
 // start starts all processes. The first JobManager answers before a standby begins, so that it leads at first.
-func (c *Cluster) start(ctx context.Context, tell teller, application bool) error {
+func (c *Cluster) start(ctx context.Context, tell machine.Teller, application bool) error {
 	begin := time.Now()
 	if c.zookeeper != nil {
-		tell.sayf("starting ZooKeeper")
+		tell.Sayf("starting ZooKeeper")
 		if err := c.startZooKeeper(ctx); err != nil {
 			return err
 		}
 	}
-	tell.sayf("starting %d JobManagers and %d TaskManagers", len(c.jobManagers), len(c.taskManagers))
+	tell.Sayf("starting %d JobManagers and %d TaskManagers", len(c.jobManagers), len(c.taskManagers))
 	for i, jobManager := range c.jobManagers {
 		if err := jobManager.Start(); err != nil {
 			return err
@@ -289,7 +290,7 @@ func (c *Cluster) start(ctx context.Context, tell teller, application bool) erro
 			return err
 		}
 	}
-	tell.sayf("up at %s after %.1f s", c.URL(), time.Since(begin).Seconds())
+	tell.Sayf("up at %s after %.1f s", c.URL(), time.Since(begin).Seconds())
 	return nil
 }
 
@@ -297,7 +298,7 @@ func (c *Cluster) startZooKeeper(ctx context.Context) error {
 	if err := c.zookeeper.Start(); err != nil {
 		return err
 	}
-	return poll(ctx, func() (bool, error) {
+	return machine.Poll(ctx, func() (bool, error) {
 		if !c.zookeeper.Running() {
 			return false, endedError(c.zookeeper)
 		}
@@ -312,7 +313,7 @@ func (c *Cluster) startZooKeeper(ctx context.Context) error {
 // awaitJobManager waits until a JobManager answers. Of an application that is over already, that its process has ended
 // is enough.
 func (c *Cluster) awaitJobManager(ctx context.Context, jobManager *JobManager, application bool) error {
-	return poll(ctx, func() (bool, error) {
+	return machine.Poll(ctx, func() (bool, error) {
 		code, ended := jobManager.ExitCode()
 		if ended && application && (code == exitSuccess || code == exitFailed) {
 			return true, nil
@@ -343,7 +344,7 @@ func (c *Cluster) AwaitJobManager(ctx context.Context, number int) error {
 
 // AwaitTaskManagers waits until so many TaskManagers, no more and no fewer, are registered.
 func (c *Cluster) AwaitTaskManagers(ctx context.Context, count int) error {
-	return poll(ctx, func() (bool, error) {
+	return machine.Poll(ctx, func() (bool, error) {
 		for _, taskManager := range c.taskManagers {
 			if !taskManager.Running() && count == len(c.taskManagers) {
 				return false, endedError(taskManager)
@@ -361,7 +362,7 @@ func (c *Cluster) AwaitTaskManagers(ctx context.Context, count int) error {
 // one, and when no JobManager runs.
 func (c *Cluster) WaitState(ctx context.Context, id string, want job.State) error {
 	var last string
-	err := poll(ctx, func() (bool, error) {
+	err := machine.Poll(ctx, func() (bool, error) {
 		state, err := c.State(ctx, id)
 		if errors.Is(err, ErrNotRunning) {
 			return false, endedError(c.jobManagers[0].Process)
@@ -388,7 +389,7 @@ func (c *Cluster) WaitRunning(ctx context.Context, id string) error {
 		return err
 	}
 	var last JobInfo
-	err := poll(ctx, func() (bool, error) {
+	err := machine.Poll(ctx, func() (bool, error) {
 		info, err := c.Job(ctx, id)
 		if err == nil {
 			last = info
@@ -402,20 +403,6 @@ func (c *Cluster) WaitRunning(ctx context.Context, id string) error {
 		return fmt.Errorf("wait until all tasks of job %s run (last: %s, %d of %d): %w", id, last.State, last.Tasks.Running, last.Tasks.Total, err)
 	}
 	return nil
-}
-
-// poll asks every 50 ms until the answer is yes. An error ends it.
-func poll(ctx context.Context, ask func() (bool, error)) error {
-	for {
-		if yes, err := ask(); yes || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }
 
 // Version is the version of Flink.
@@ -434,7 +421,7 @@ func (c *Cluster) JobManager() *JobManager { return c.jobManagers[0] }
 // REST a standby answers as the leader would. The first one to start leads at first, but on a busy machine it may lose
 // ZooKeeper, and with it the leadership, without any fault of the test's.
 func (c *Cluster) Leader(ctx context.Context) (leader *JobManager, err error) {
-	err = poll(ctx, func() (bool, error) {
+	err = machine.Poll(ctx, func() (bool, error) {
 		for _, jobManager := range c.jobManagers {
 			if !jobManager.Running() {
 				continue

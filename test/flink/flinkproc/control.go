@@ -20,8 +20,11 @@ type Control struct {
 }
 
 // NewControl listens on a free port of 127.0.0.1.
-func NewControl() (*Control, error) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+func NewControl() (*Control, error) { return NewControlOn("127.0.0.1") }
+
+// NewControlOn listens on a free port of another address of this machine, for a job that runs elsewhere.
+func NewControlOn(address string) (*Control, error) {
+	listener, err := net.Listen("tcp4", net.JoinHostPort(address, "0"))
 	if err != nil {
 		return nil, fmt.Errorf("listen for a job: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
 // The versions that are tested by default: the last line of Flink 1 and the newest of Flink 2, because REST, archives
@@ -57,14 +59,14 @@ func Distribution(ctx context.Context, version string, progress io.Writer) (*Dis
 	if err := checkVersion(version); err != nil {
 		return nil, err
 	}
-	dist, err := distribution(ctx, version, newTeller(progress, "Flink "+version+": "))
+	dist, err := distribution(ctx, version, machine.NewTeller(progress, "Flink "+version+": "))
 	if err != nil {
 		return nil, fmt.Errorf("get Flink %s: %w", version, err)
 	}
 	return dist, nil
 }
 
-func distribution(ctx context.Context, version string, tell teller) (*Dist, error) {
+func distribution(ctx context.Context, version string, tell machine.Teller) (*Dist, error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return nil, err
@@ -72,7 +74,7 @@ func distribution(ctx context.Context, version string, tell teller) (*Dist, erro
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return nil, err
 	}
-	unlock, err := lock(ctx, filepath.Join(cache, version+".lock"), tell)
+	unlock, err := machine.Lock(ctx, filepath.Join(cache, version+".lock"), "getting it", tell)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
 // Flink's jars are taken from the source archive of PyPI's apache-flink-libraries: the one package of any registry
@@ -34,7 +36,7 @@ var archives = map[string]archive{
 }
 
 // download puts Flink's jars into home/lib, which appears whole or not at all. The caller holds the version's lock.
-func download(ctx context.Context, version, home string, tell teller) error {
+func download(ctx context.Context, version, home string, tell machine.Teller) error {
 	partial := home + ".partial"
 	// What an interrupted call left is of no use: pip cannot continue it.
 	if err := os.RemoveAll(partial); err != nil {
@@ -49,7 +51,7 @@ func download(ctx context.Context, version, home string, tell teller) error {
 	if err != nil {
 		return err
 	}
-	tell.sayf("taking the jars out of the archive")
+	tell.Sayf("taking the jars out of the archive")
 	if err := extract(ctx, source, lib); err != nil {
 		return fmt.Errorf("take the jars out of %s: %w", filepath.Base(source), err)
 	}
@@ -59,12 +61,12 @@ func download(ctx context.Context, version, home string, tell teller) error {
 	if err := os.Rename(filepath.Join(partial, "home"), home); err != nil {
 		return err
 	}
-	tell.sayf("kept in %s", home)
+	tell.Sayf("kept in %s", home)
 	return nil
 }
 
 // pipDownload downloads the version's source archive into a folder below dir and gives its path.
-func pipDownload(ctx context.Context, version, dir string, tell teller) (string, error) {
+func pipDownload(ctx context.Context, version, dir string, tell machine.Teller) (string, error) {
 	pip, err := findPip(ctx, tell)
 	if err != nil {
 		return "", err
@@ -91,7 +93,7 @@ func pipDownload(ctx context.Context, version, dir string, tell teller) (string,
 	args := append(pip[1:], "download", "--no-deps", "--no-binary", pypiPackage, "--no-cache-dir",
 		"--progress-bar", "off", "--disable-pip-version-check", "--dest", into, "--requirement", requirements)
 	// pip downloads into a temporary folder first. It gets ours: its growth can be shown, and nothing is left behind.
-	printed, err := command(ctx, []string{"TMPDIR=" + scratch}, pip[0], args...)
+	printed, err := machine.Run(ctx, []string{"TMPDIR=" + scratch}, pip[0], args...)
 	close(stop)
 	growth.Wait() // the writer behind tell is ours only until we return
 	if err != nil {
@@ -99,18 +101,18 @@ func pipDownload(ctx context.Context, version, dir string, tell teller) (string,
 	}
 	found, err := filepath.Glob(filepath.Join(into, "*.tar.gz"))
 	if err != nil || len(found) != 1 {
-		return "", fmt.Errorf("pip download left %d archives, not 1:\n%s", len(found), lastLines(printed, 20))
+		return "", fmt.Errorf("pip download left %d archives, not 1:\n%s", len(found), machine.LastLines(printed, 20))
 	}
 	return found[0], nil
 }
 
 // findPip gives the words that call pip.
-func findPip(ctx context.Context, tell teller) ([]string, error) {
+func findPip(ctx context.Context, tell machine.Teller) ([]string, error) {
 	if pip := lookForPip(ctx); pip != nil {
 		return pip, nil
 	}
-	err := aptInstall(ctx, tell, "python3-pip")
-	if errors.Is(err, errCannotInstall) {
+	err := machine.Install(ctx, tell, "python3-pip")
+	if errors.Is(err, machine.ErrCannotInstall) {
 		return nil, errors.New("pip is needed to download Flink: install Python 3 with pip (python3-pip on Debian and Ubuntu)")
 	}
 	if err != nil {
@@ -124,7 +126,7 @@ func findPip(ctx context.Context, tell teller) ([]string, error) {
 
 func lookForPip(ctx context.Context) []string {
 	for _, pip := range [][]string{{"python3", "-m", "pip"}, {"pip3"}, {"pip"}} {
-		if _, err := command(ctx, nil, pip[0], append(pip[1:], "--version")...); err == nil {
+		if _, err := machine.Run(ctx, nil, pip[0], append(pip[1:], "--version")...); err == nil {
 			return pip
 		}
 	}
@@ -132,14 +134,14 @@ func lookForPip(ctx context.Context) []string {
 }
 
 // tellGrowth tells every few seconds how much of the archive has come.
-func tellGrowth(dir string, total int64, stop <-chan struct{}, tell teller) {
+func tellGrowth(dir string, total int64, stop <-chan struct{}, tell machine.Teller) {
 	const megabyte = 1_000_000
 	of := ""
 	if total > 0 {
 		of = fmt.Sprintf(" of %d", total/megabyte)
-		tell.sayf("downloading %d MB", total/megabyte)
+		tell.Sayf("downloading %d MB", total/megabyte)
 	} else {
-		tell.sayf("downloading")
+		tell.Sayf("downloading")
 	}
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -153,9 +155,9 @@ func tellGrowth(dir string, total int64, stop <-chan struct{}, tell teller) {
 		come := archiveSize(dir)
 		switch {
 		case come > last:
-			tell.sayf("%d%s MB have come", come/megabyte, of)
+			tell.Sayf("%d%s MB have come", come/megabyte, of)
 		case come > 0 && come == total:
-			tell.sayf("all has come, pip is looking at it")
+			tell.Sayf("all has come, pip is looking at it")
 			return
 		}
 		last = come
@@ -204,20 +206,10 @@ func extract(ctx context.Context, source, lib string) error {
 		if path.Base(path.Dir(entry.Name)) != "lib" || path.Ext(name) != ".jar" || !isDist && !strings.HasPrefix(name, "log4j") {
 			continue
 		}
-		if err := writeSynced(filepath.Join(lib, name), entries); err != nil {
+		if err := machine.WriteSynced(filepath.Join(lib, name), entries); err != nil {
 			return err
 		}
 		dist = dist || isDist
 	}
 	return ctx.Err()
-}
-
-// writeSynced writes a file to the disk itself: the folder that it lies in will be trusted for ever by its name alone.
-func writeSynced(name string, content io.Reader) error {
-	file, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(file, content)
-	return errors.Join(err, file.Sync(), file.Close())
 }

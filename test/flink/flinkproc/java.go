@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+
+	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
 // oldestJava is the oldest that Flink 1.19 to 2.3 and the compiler option --release 11 work with.
@@ -30,7 +32,7 @@ const jobClass = "ControlledJob"
 var jobSource []byte
 
 // findJava gives a java command that is new enough, and installs one if it may.
-func findJava(ctx context.Context, tell teller) (string, error) {
+func findJava(ctx context.Context, tell machine.Teller) (string, error) {
 	java, err := lookForJava(ctx)
 	if err == nil {
 		return java, nil
@@ -45,7 +47,7 @@ func findJava(ctx context.Context, tell teller) (string, error) {
 func lookForJava(ctx context.Context) (string, error) {
 	var problems []error
 	for _, java := range javaCommands("java") {
-		printed, err := command(ctx, nil, java, "-XshowSettings:properties", "-version")
+		printed, err := machine.Run(ctx, nil, java, "-XshowSettings:properties", "-version")
 		if err != nil {
 			problems = append(problems, err)
 			continue
@@ -86,19 +88,19 @@ var specification = regexp.MustCompile(`java\.specification\.version = (?:1\.)?(
 func javaVersion(printed string) (int, error) {
 	match := specification.FindStringSubmatch(printed)
 	if match == nil {
-		return 0, fmt.Errorf("java does not tell its version: %s", lastLines(printed, 5))
+		return 0, fmt.Errorf("java does not tell its version: %s", machine.LastLines(printed, 5))
 	}
 	return strconv.Atoi(match[1])
 }
 
 // installJDK installs Java with its compiler, because of the given lack.
-func installJDK(ctx context.Context, tell teller, lack error) error {
+func installJDK(ctx context.Context, tell machine.Teller, lack error) error {
 	var err error
 	for _, name := range javaPackages {
-		if err = aptInstall(ctx, tell, name); err == nil {
+		if err = machine.Install(ctx, tell, name); err == nil {
 			return nil
 		}
-		if errors.Is(err, errCannotInstall) {
+		if errors.Is(err, machine.ErrCannotInstall) {
 			return fmt.Errorf("a JDK, version %d or newer, is needed (%w): install one (%s on Debian and Ubuntu) and have java and javac on the PATH, or JAVA_HOME point to it",
 				oldestJava, lack, javaPackages[0])
 		}
@@ -108,7 +110,7 @@ func installJDK(ctx context.Context, tell teller, lack error) error {
 
 // compileJob compiles the job against the jars in lib, once for each source, and gives its jar. The caller holds the
 // version's lock.
-func compileJob(ctx context.Context, java, lib, home string, tell teller) (string, error) {
+func compileJob(ctx context.Context, java, lib, home string, tell machine.Teller) (string, error) {
 	sum := sha256.Sum256(jobSource)
 	jar := filepath.Join(home, "job-"+hex.EncodeToString(sum[:6])+".jar")
 	if _, err := os.Stat(jar); !errors.Is(err, fs.ErrNotExist) {
@@ -118,7 +120,7 @@ func compileJob(ctx context.Context, java, lib, home string, tell teller) (strin
 	if err != nil {
 		return "", err
 	}
-	tell.sayf("compiling the job")
+	tell.Sayf("compiling the job")
 	dir, err := os.MkdirTemp(home, "job-*.partial")
 	if err != nil {
 		return "", err
@@ -128,7 +130,7 @@ func compileJob(ctx context.Context, java, lib, home string, tell teller) (strin
 	if err := os.WriteFile(source, jobSource, 0o644); err != nil {
 		return "", err
 	}
-	_, err = command(ctx, nil, javac, "-nowarn", "-proc:none", "-cp", filepath.Join(lib, "*"), "--release", strconv.Itoa(oldestJava),
+	_, err = machine.Run(ctx, nil, javac, "-nowarn", "-proc:none", "-cp", filepath.Join(lib, "*"), "--release", strconv.Itoa(oldestJava),
 		"-d", classes, source)
 	if err != nil {
 		return "", err
@@ -138,7 +140,7 @@ func compileJob(ctx context.Context, java, lib, home string, tell teller) (strin
 		return "", err
 	}
 	finished := filepath.Join(dir, "job.jar")
-	if err := writeSynced(finished, bytes.NewReader(content)); err != nil {
+	if err := machine.WriteSynced(finished, bytes.NewReader(content)); err != nil {
 		return "", err
 	}
 	return jar, os.Rename(finished, jar)
@@ -146,7 +148,7 @@ func compileJob(ctx context.Context, java, lib, home string, tell teller) (strin
 
 // findCompiler gives a javac, by preference the one beside java, and installs one if it may: a mere runtime has none,
 // and cannot run source files either.
-func findCompiler(ctx context.Context, java string, tell teller) (string, error) {
+func findCompiler(ctx context.Context, java string, tell machine.Teller) (string, error) {
 	look := func() string {
 		if real, err := filepath.EvalSymlinks(java); err == nil {
 			beside := filepath.Join(filepath.Dir(real), "javac")

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+
+	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
 // ErrNotRunning is the answer of a process that is asked for something that only a running one can do.
@@ -112,7 +114,7 @@ func (p *Process) Start() error {
 	}
 	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
-	if err := start(cmd); err != nil {
+	if err := machine.Start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	p.life = &life{cmd: cmd, begin: begin, ended: make(chan struct{})}
@@ -196,5 +198,5 @@ func (p *Process) lastLog(lines int) string {
 	if err != nil {
 		return err.Error()
 	}
-	return lastLines(string(content), lines)
+	return machine.LastLines(string(content), lines)
 }

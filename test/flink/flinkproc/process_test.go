@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
 // A shell that writes a line to its log each 20 ms, and leaves in order when it is asked to.
@@ -153,7 +155,7 @@ func eventually(t *testing.T, what string, happened func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := poll(ctx, func() (bool, error) { return happened(), nil }); err != nil {
+	if err := machine.Poll(ctx, func() (bool, error) { return happened(), nil }); err != nil {
 		t.Fatalf("wait for %s: %v", what, err)
 	}
 }

@@ -1,4 +1,4 @@
-package flinkproc
+package machine
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// lock takes the lock file at path for this process, and waits while another has it. The operating system lets go of
-// it when the process dies, however it dies.
-func lock(ctx context.Context, path string, tell teller) (unlock func(), err error) {
+// Lock takes the lock file at path for this process, and waits while another has it: one that is doing what the caller
+// names. The operating system lets go of it when the process dies, however it dies.
+func Lock(ctx context.Context, path, doing string, tell Teller) (unlock func(), err error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func lock(ctx context.Context, path string, tell teller) (unlock func(), err err
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		if !told {
-			tell.sayf("waiting for another process that is getting it")
+			tell.Sayf("waiting for another process that is %s", doing)
 		}
 		select {
 		case <-ctx.Done():

@@ -1,4 +1,4 @@
-package flinkproc
+package machine
 
 import (
 	"os/exec"
@@ -7,12 +7,12 @@ import (
 	"syscall"
 )
 
-// start starts a command in a process group of its own, so that an interrupt at the terminal reaches only us, and
+// Start starts a command in a process group of its own, so that an interrupt at the terminal reaches only us, and
 // sees to it that it dies when we do, even by SIGKILL.
 //
 // The kernel sends the death signal when the thread that forked ends, not the process (prctl(2), PR_SET_PDEATHSIG).
 // So all forks are done by one goroutine that keeps its thread for ever.
-func start(cmd *exec.Cmd) error {
+func Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	request := startRequest{cmd, make(chan error, 1)}
 	starter() <- request

@@ -1,15 +1,15 @@
 //go:build unix && !linux
 
-package flinkproc
+package machine
 
 import (
 	"os/exec"
 	"syscall"
 )
 
-// start starts a command in a process group of its own, so that an interrupt at the terminal reaches only us. Only
+// Start starts a command in a process group of its own, so that an interrupt at the terminal reaches only us. Only
 // Linux can also make it die when we are killed.
-func start(cmd *exec.Cmd) error {
+func Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd.Start()
 }
