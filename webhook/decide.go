@@ -96,6 +96,10 @@ func look(s Settings, r Request) (*view, Decision) {
 		return stop(ReasonTooLarge, "the pod is so near to what Kubernetes allows for a pod or its annotations that the agent could make "+
 			"it too large: make it smaller")
 	}
+	var why string
+	if v.asks, why = v.resources(r.Limits, d.Mode); why != "" {
+		return stop(ReasonNamespaceLimits, "%s: the pod would be refused", why)
+	}
 	return v, d
 }
 

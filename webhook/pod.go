@@ -20,7 +20,8 @@ type view struct {
 	index     int               // of the JobManager's container
 	container *corev1.Container // that one
 	role      role
-	configs   []config // Flink's configuration files; nil where they are not known
+	configs   []config                    // Flink's configuration files; nil where they are not known
+	asks      corev1.ResourceRequirements // of the agent's container
 	warnings  []string
 }
 

@@ -331,27 +331,33 @@ func TestPlainAgentsKeepNoPod(t *testing.T) {
 	}
 }
 
-// agentOf is the agent's container as a pod gets it.
-func agentOf(t *testing.T, s Settings, pod *corev1.Pod) corev1.Container {
+// decideWithin decides upon a pod of a namespace with limits, and gives the pod that comes of it.
+func decideWithin(t *testing.T, s Settings, pod *corev1.Pod, limits Limits) (Decision, *corev1.Pod) {
 	t.Helper()
 	raw, err := json.Marshal(pod)
 	if err != nil {
 		t.Fatal(err)
 	}
-	patched, err := Apply(raw, Decide(s, Request{Pod: raw}).Patch)
-	if err != nil {
+	r := Request{Pod: raw, Limits: limits}
+	d := Decide(s, r)
+	patched := checkDecision(t, s, r, d)
+	after := new(corev1.Pod)
+	if err := json.Unmarshal(patched, after); err != nil {
 		t.Fatal(err)
 	}
-	var after corev1.Pod
-	if err := json.Unmarshal(patched, &after); err != nil {
-		t.Fatal(err)
-	}
+	return d, after
+}
+
+// agentOf is the agent's container as a pod gets it.
+func agentOf(t *testing.T, s Settings, pod *corev1.Pod) corev1.Container {
+	t.Helper()
+	_, after := decideWithin(t, s, pod, Limits{})
 	for _, c := range append(after.Spec.InitContainers, after.Spec.Containers...) {
 		if c.Name == ContainerName {
 			return c
 		}
 	}
-	t.Fatalf("there is no agent in %s", patched)
+	t.Fatalf("there is no agent in %v", after)
 	return corev1.Container{}
 }
 

@@ -78,13 +78,14 @@ func (p *program) webhookExplainCommand() *cobra.Command {
 		Long: `Say what the installed selectors and the webhook would do with a pod, and why. Nothing is asked of any cluster.
 
 FILE holds a pod, or a Deployment, StatefulSet, Job, CronJob, ReplicaSet or DaemonSet whose pod is meant, in YAML or JSON; there may be
-several, and lists. In JSON one pod is {"decision", "reason", "mode", "archive": {"decision", "reason"}, "patch", "pod"}, and
+several, and lists. LimitRanges and ResourceQuotas of the pod's namespace may stand beside it, and its ConfigMap. In JSON one pod is {"decision", "reason", "mode", "archive": {"decision", "reason"}, "patch", "pod"}, and
 pod is what comes of it.
 
 Without flags the installation is the chart's, with its defaults. What was installed with other values is said with flags, which have
 the names of holdfast-webhook's, and --selectors takes the installed MutatingWebhookConfiguration.`,
 		Example: `  kubectl get pod orders-5d8f7b6c9d-x2k7p -o yaml | holdfast webhook explain -f -
   holdfast webhook explain -f jobmanager.yaml -n team-a -o json
+  kubectl get deployment,limitrange,resourcequota -n team-a -o yaml | holdfast webhook explain -f -
   kubectl get mutatingwebhookconfiguration holdfast -o yaml > installed.yaml
   holdfast webhook explain -f jobmanager.yaml --selectors installed.yaml --namespace-labels team=a`,
 		Args: cobra.NoArgs,
@@ -97,12 +98,12 @@ the names of holdfast-webhook's, and --selectors takes the installed MutatingWeb
 			if err != nil {
 				return err
 			}
-			pods, maps, err := findPods(documents, s.namespace)
+			pods, beside, err := findPods(documents, s.namespace)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.file, err)
 			}
 			for i, pod := range pods {
-				e, err := s.explain(pod, entries, maps)
+				e, err := s.explain(pod, entries, beside)
 				if err != nil {
 					return err
 				}
@@ -164,11 +165,11 @@ type explanation struct {
 }
 
 // explain decides as the API server and the webhook would together.
-func (s *supposed) explain(pod foundPod, entries []webhook.NamedSelector, maps map[string]map[string]string) (*explanation, error) {
+func (s *supposed) explain(pod foundPod, entries []webhook.NamedSelector, beside around) (*explanation, error) {
 	e := &explanation{subject: pod.subject, namespace: pod.namespace, note: pod.note, before: pod.raw, after: pod.raw}
-	request := webhook.Request{Namespace: pod.namespace, Pod: pod.raw}
+	request := webhook.Request{Namespace: pod.namespace, Pod: pod.raw, Limits: beside.limits[pod.namespace]}
 	if name, needed := webhook.ConfigMapNeeded(s.settings, pod.raw); needed {
-		request.FlinkConfig = maps[pod.namespace+"/"+name]
+		request.FlinkConfig = beside.configMaps[pod.namespace+"/"+name]
 	}
 	e.decision = webhook.Decide(s.settings, request)
 	if e.decision.Reason == webhook.ReasonUnreadable {

@@ -229,6 +229,23 @@ func TestExplainSeveral(t *testing.T) {
 	}
 }
 
+// What the namespace allows its pods may stand beside them.
+func TestExplainWithinLimits(t *testing.T) {
+	beside := func(kind, spec string) string {
+		return jobManager + "\n---\nkind: " + kind + "\nmetadata: {name: x, namespace: default}\nspec: " + spec + "\n"
+	}
+	for text, want := range map[string]string{
+		beside("LimitRange", "{limits: [{type: Container, max: {memory: 8Mi}}]}"):                               "NamespaceLimits NotInjected",
+		beside("LimitRange", "{limits: [{type: Container, max: {memory: 80Mi}}]}"):                              "JobManager ConfigUnknown",
+		beside("ResourceQuota", "{hard: {requests.memory: 8Mi}}"):                                               "NamespaceLimits NotInjected",
+		strings.Replace(beside("ResourceQuota", "{hard: {requests.memory: 8Mi}}"), "e: default", "e: other", 1): "JobManager ConfigUnknown",
+	} {
+		if got := reasonOf(t, "-f", file(t, text)); got != want {
+			t.Errorf("%s, want %s:\n%s", got, want, text)
+		}
+	}
+}
+
 func TestExplainFromStandardInput(t *testing.T) {
 	var out, errs bytes.Buffer
 	p := newProgram(&out, &errs, nil)
@@ -248,6 +265,7 @@ func TestExplainRefuses(t *testing.T) {
 		{"no file", "--filename is missing", 2, nil},
 		{"a file that is not there", "no such file", 1, []string{"-f", "/nowhere"}},
 		{"an empty file", "is empty", 1, []string{"-f", file(t, "\n# nothing\n---\n")}},
+		{"a LimitRange that is none", "LimitRange x", 1, []string{"-f", file(t, "kind: LimitRange\nmetadata: {name: x}\nspec: {limits: 7}\n")}},
 		{"no YAML", "neither YAML nor JSON", 1, []string{"-f", file(t, "a: b: c")}},
 		{"twice the same member", "already set in map", 1, []string{"-f", file(t, "kind: Pod\nkind: Pod\n")}},
 		{"a list", "no object of Kubernetes", 1, []string{"-f", file(t, "- a\n")}},

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "k8s.io/apimachinery/pkg/util/json"
 
@@ -38,10 +39,43 @@ type document struct {
 	} `json:"spec"`
 }
 
-// findPods finds the pods among documents, and the data of the ConfigMaps by namespace and name. Everything else that an installation's
-// files hold is passed over; where there is no pod, the error says what was there and what to give.
-func findPods(documents []json.RawMessage, namespace string) (pods []foundPod, maps map[string]map[string]string, err error) {
-	maps = map[string]map[string]string{}
+// around is what lies beside pods in a file, and what the webhook would be told too.
+type around struct {
+	configMaps map[string]map[string]string // the data, by namespace/name
+	limits     map[string]webhook.Limits    // by namespace
+}
+
+// add takes an object that the webhook would look at, and passes over all others.
+func (a *around) add(d document, raw json.RawMessage) (err error) {
+	limits := a.limits[d.Metadata.Namespace]
+	switch d.Kind {
+	case "ConfigMap":
+		a.configMaps[d.Metadata.Namespace+"/"+d.Metadata.Name] = d.Data
+	case "LimitRange":
+		var one corev1.LimitRange
+		err = kjson.Unmarshal(raw, &one)
+		limits.Ranges = append(limits.Ranges, one)
+	case "ResourceQuota":
+		var one corev1.ResourceQuota
+		err = kjson.Unmarshal(raw, &one)
+		if one.Status.Hard == nil {
+			one.Status.Hard = one.Spec.Hard // it is not in a cluster yet
+		}
+		limits.Quotas = append(limits.Quotas, one)
+	default:
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("the %s %s: %w", d.Kind, terminal.Clean(d.Metadata.Name), err)
+	}
+	a.limits[d.Metadata.Namespace] = limits
+	return nil
+}
+
+// findPods finds the pods among documents, and what lies beside them. Everything else that files hold is passed over; where there is no
+// pod, the error says what was there and what to give.
+func findPods(documents []json.RawMessage, namespace string) (pods []foundPod, beside around, err error) {
+	beside = around{configMaps: map[string]map[string]string{}, limits: map[string]webhook.Limits{}}
 	var others []string
 	var visit func(raw json.RawMessage) error
 	visit = func(raw json.RawMessage) error {
@@ -73,9 +107,6 @@ func findPods(documents []json.RawMessage, namespace string) (pods []foundPod, m
 			pods = append(pods, foundPod{
 				subject: "pod/" + nameOf(d.Metadata), namespace: d.Metadata.Namespace, labels: d.Metadata.Labels, raw: raw,
 			})
-		case d.Kind == "ConfigMap":
-			maps[d.Metadata.Namespace+"/"+d.Metadata.Name] = d.Data
-			others = append(others, "ConfigMap")
 		default:
 			pod, is, err := podOfWorkload(d)
 			if err != nil {
@@ -83,21 +114,22 @@ func findPods(documents []json.RawMessage, namespace string) (pods []foundPod, m
 			}
 			if is {
 				pods = append(pods, pod)
-			} else {
-				others = append(others, d.Kind)
+				return nil
 			}
+			others = append(others, d.Kind)
+			return beside.add(d, raw)
 		}
 		return nil
 	}
 	for _, raw := range documents {
 		if err := visit(raw); err != nil {
-			return nil, nil, err
+			return nil, beside, err
 		}
 	}
 	if len(pods) == 0 {
-		return nil, nil, noPod(others)
+		return nil, beside, noPod(others)
 	}
-	return pods, maps, nil
+	return pods, beside, nil
 }
 
 func nameOf(meta metav1.ObjectMeta) string {
