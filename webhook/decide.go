@@ -136,7 +136,8 @@ func (v *view) injectWish() string {
 func hasAgent(pod *corev1.Pod) bool {
 	found := false
 	each(&pod.Spec, func(c *corev1.Container) { found = found || c.Name == ContainerName })
-	return found || slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == ContainerName })
+	return found || slices.ContainsFunc(pod.Spec.EphemeralContainers,
+		func(c corev1.EphemeralContainer) bool { return c.Name == ContainerName })
 }
 
 // otherRole says by which label the pod is something else than a JobManager; "" if by none.
@@ -155,8 +156,8 @@ func (v *view) nativeFlink() bool {
 }
 
 const (
-	// most and mostAnnotations are what a pod may have in bytes before the agent comes, and what its annotations may. Kubernetes allows 256 KiB
-	// of annotations, and etcd 1.5 MiB of an object; an agent adds less than 1 KiB to the former, and its certificates to the latter.
+	// mostAnnotations and mostPod are what a pod may have in bytes before the agent comes. Kubernetes allows 256 KiB of annotations, and
+	// etcd 1.5 MiB of an object; an agent adds less than 1 KiB to the former, and its certificates to the latter.
 	mostAnnotations = 255 << 10
 	mostPod         = 1 << 20
 )

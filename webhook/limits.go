@@ -136,8 +136,10 @@ func (l Limits) room(spec *corev1.PodSpec, r corev1.ResourceRequirements, mode M
 			}
 		}
 		for name, ratio := range item.MaxLimitRequestRatio {
-			if !above(total(spec, name, limits), total(spec, name, requests), ratio) && above(total(with, name, limits), total(with, name, requests), ratio) {
-				why = fmt.Sprintf("with the agent the pod's limit of %s would be further above its request than a LimitRange of the namespace allows", name)
+			before := above(total(spec, name, limits), total(spec, name, requests), ratio)
+			if !before && above(total(with, name, limits), total(with, name, requests), ratio) {
+				why = fmt.Sprintf("with the agent the pod's limit of %s would be further above its request than a LimitRange of the namespace "+
+					"allows", name)
 			}
 		}
 	})

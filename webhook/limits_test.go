@@ -50,10 +50,14 @@ func TestNamespaceLimits(t *testing.T) {
 	}{
 		{"nothing is limited", small, nil, nil, "cpu=2m memory=16Mi", "memory=64Mi", ""},
 		{"min below", small, []corev1.LimitRange{rangeOf(container, "min cpu=1m memory=4Mi")}, nil, "cpu=2m memory=16Mi", "memory=64Mi", ""},
-		{"min above the requests", small, []corev1.LimitRange{rangeOf(container, "min cpu=100m memory=32Mi")}, nil, "cpu=100m memory=32Mi", "memory=64Mi", ""},
-		{"min above the limit", small, []corev1.LimitRange{rangeOf(container, "min memory=128Mi")}, nil, "cpu=2m memory=128Mi", "memory=128Mi", ""},
-		{"min, guaranteed", guaranteed, []corev1.LimitRange{rangeOf(container, "min cpu=100m")}, nil, "cpu=100m memory=64Mi", "cpu=100m memory=64Mi", ""},
-		{"max below the limit", small, []corev1.LimitRange{rangeOf(container, "max memory=48Mi", "default memory=48Mi")}, nil, "cpu=2m memory=16Mi", "memory=48Mi", ""},
+		{"min above the requests", small, []corev1.LimitRange{rangeOf(container, "min cpu=100m memory=32Mi")}, nil,
+			"cpu=100m memory=32Mi", "memory=64Mi", ""},
+		{"min above the limit", small, []corev1.LimitRange{rangeOf(container, "min memory=128Mi")}, nil, "cpu=2m memory=128Mi",
+			"memory=128Mi", ""},
+		{"min, guaranteed", guaranteed, []corev1.LimitRange{rangeOf(container, "min cpu=100m")}, nil, "cpu=100m memory=64Mi",
+			"cpu=100m memory=64Mi", ""},
+		{"max below the limit", small, []corev1.LimitRange{rangeOf(container, "max memory=48Mi", "default memory=48Mi")}, nil,
+			"cpu=2m memory=16Mi", "memory=48Mi", ""},
 		{"max below what the agent needs", small, []corev1.LimitRange{rangeOf(container, "max memory=8Mi")}, nil, "", "", "less memory"},
 		{"a ratio of memory", small, []corev1.LimitRange{rangeOf(container, "ratio memory=2")}, nil, "cpu=2m memory=32Mi", "memory=64Mi", ""},
 		{"a ratio of cpu", small, []corev1.LimitRange{rangeOf(container, "ratio cpu=10")}, nil, "cpu=5m memory=16Mi", "cpu=50m memory=64Mi", ""},
@@ -67,19 +71,25 @@ func TestNamespaceLimits(t *testing.T) {
 			"cpu=5m memory=20Mi", "memory=64Mi", ""},
 		{"of a claim, not of a container", small, []corev1.LimitRange{rangeOf(corev1.LimitTypePersistentVolumeClaim, "max memory=1")}, nil,
 			"cpu=2m memory=16Mi", "memory=64Mi", ""},
-		{"a pod's max, with room", small, []corev1.LimitRange{rangeOf(pod, "max memory=3Gi cpu=2")}, nil, "cpu=2m memory=16Mi", "memory=64Mi", ""},
+		{"a pod's max, with room", small, []corev1.LimitRange{rangeOf(pod, "max memory=3Gi cpu=2")}, nil, "cpu=2m memory=16Mi",
+			"memory=64Mi", ""},
 		{"a pod's max of limits", small, []corev1.LimitRange{rangeOf(pod, "max memory=2Gi")}, nil, "", "", "LimitRange"},
 		{"a pod's max of requests", small, []corev1.LimitRange{rangeOf(pod, "max cpu=1")}, nil, "", "", "LimitRange"},
-		{"a pod's max that it broke before", small, []corev1.LimitRange{rangeOf(pod, "max cpu=500m")}, nil, "cpu=2m memory=16Mi", "memory=64Mi", ""},
-		{"a pod's min of limits, of which it has none", requirements("cpu=1 memory=1Gi", ""), []corev1.LimitRange{rangeOf(pod, "min memory=512Mi")}, nil,
+		{"a pod's max that it broke before", small, []corev1.LimitRange{rangeOf(pod, "max cpu=500m")}, nil, "cpu=2m memory=16Mi",
+			"memory=64Mi", ""},
+		{"a pod's min of limits, of which it has none", requirements("cpu=1 memory=1Gi", ""), []corev1.LimitRange{rangeOf(pod,
+			"min memory=512Mi")}, nil,
 			"", "", "LimitRange"},
-		{"a pod's ratio", guaranteed, []corev1.LimitRange{rangeOf(pod, "ratio cpu=1 memory=1")}, nil, "cpu=50m memory=64Mi", "cpu=50m memory=64Mi", ""},
-		{"a pod's ratio that it breaks", requirements("cpu=1 memory=64Mi", "memory=64Mi"), []corev1.LimitRange{rangeOf(pod, "ratio memory=1")}, nil,
+		{"a pod's ratio", guaranteed, []corev1.LimitRange{rangeOf(pod, "ratio cpu=1 memory=1")}, nil, "cpu=50m memory=64Mi",
+			"cpu=50m memory=64Mi", ""},
+		{"a pod's ratio that it breaks", requirements("cpu=1 memory=64Mi", "memory=64Mi"), []corev1.LimitRange{rangeOf(pod,
+			"ratio memory=1")}, nil,
 			"", "", "LimitRange"},
 		{"a quota with room", small, nil, []corev1.ResourceQuota{quotaOf("requests.cpu=2 limits.memory=4Gi pods=1", "requests.cpu=500m pods=1")},
 			"cpu=2m memory=16Mi", "memory=64Mi", ""},
 		{"a quota without room for cpu", small, nil, []corev1.ResourceQuota{quotaOf("cpu=2", "cpu=1")}, "", "", "quota"},
-		{"a quota without room for a limit", small, nil, []corev1.ResourceQuota{quotaOf("limits.memory=3Gi", "limits.memory=1Gi")}, "", "", "quota"},
+		{"a quota without room for a limit", small, nil, []corev1.ResourceQuota{quotaOf("limits.memory=3Gi", "limits.memory=1Gi")},
+			"", "", "quota"},
 		{"a quota without room for the pod", small, nil, []corev1.ResourceQuota{quotaOf("requests.memory=1Gi", "requests.memory=1Gi")},
 			"cpu=2m memory=16Mi", "memory=64Mi", ""},
 		{"best effort, where more is counted", corev1.ResourceRequirements{}, nil,
@@ -119,7 +129,8 @@ func TestNamespaceLimits(t *testing.T) {
 // Where the LimitRanges are known, nothing is left to LimitRanger.
 func TestKnownLimitsNeedNoHint(t *testing.T) {
 	pod := podOf(annotated(limitRanger, "LimitRanger plugin set: cpu, memory request for container a"))
-	if _, after := decideWithin(t, settings(), pod, Limits{Ranges: []corev1.LimitRange{}}); len(after.Spec.InitContainers[0].Resources.Requests) != 2 {
+	_, after := decideWithin(t, settings(), pod, Limits{Ranges: []corev1.LimitRange{}})
+	if len(after.Spec.InitContainers[0].Resources.Requests) != 2 {
 		t.Errorf("%v", after.Spec.InitContainers[0].Resources)
 	}
 }

@@ -215,7 +215,8 @@ func TestContainer(t *testing.T) {
 		{"a chart's", "", []*corev1.Container{container("x"), container("job-manager")}, "job-manager"},
 		{"by argument", "", []*corev1.Container{container("x", "serve"), container("c", "jobmanager")}, "c"},
 		{"by argument, application", "", []*corev1.Container{container("x"), container("c", "standalone-job", "--job-classname", "A")}, "c"},
-		{"by a shell's command", "", []*corev1.Container{container("x"), container("c", "bash", "-c", "exec kubernetes-jobmanager.sh kubernetes-session")}, "c"},
+		{"by a shell's command", "", []*corev1.Container{container("x"), container("c", "bash", "-c",
+			"exec kubernetes-jobmanager.sh kubernetes-session")}, "c"},
 		{"by command", "", []*corev1.Container{container("x"), with("/opt/flink/bin/jobmanager.sh", "start-foreground")}, "c"},
 		{"behind an init", "", []*corev1.Container{container("x"), with("tini", "-s", "--", "/docker-entrypoint.sh", "jobmanager")}, "c"},
 		{"by class", "", []*corev1.Container{container("x"), with("/opt/java/bin/java", "-Xmx1g", "-Da=b",
@@ -268,8 +269,10 @@ func TestWhoIsLeftAlone(t *testing.T) {
 		{"opted out in other words", labelled(LabelInject, "Off"), ReasonOptedOut},
 		{"opted out by annotation", annotated(LabelInject, "false"), ReasonOptedOut},
 		{"a word that says nothing", labelled(LabelInject, "perhaps"), ReasonJobManager},
-		{"an agent among the init containers", func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{*container(ContainerName)} }, ReasonAlreadyInjected},
-		{"an agent among the containers", func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, *container(ContainerName)) }, ReasonAlreadyInjected},
+		{"an agent among the init containers",
+			func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{*container(ContainerName)} }, ReasonAlreadyInjected},
+		{"an agent among the containers",
+			func(p *corev1.Pod) { p.Spec.Containers = append(p.Spec.Containers, *container(ContainerName)) }, ReasonAlreadyInjected},
 		{"being deleted", func(p *corev1.Pod) { p.DeletionTimestamp = &now }, ReasonEnding},
 		{"ended", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }, ReasonEnding},
 		{"failed", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }, ReasonEnding},
@@ -279,8 +282,10 @@ func TestWhoIsLeftAlone(t *testing.T) {
 		{"Windows by node", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/os": "windows"} }, ReasonPlatform},
 		{"Linux by node", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/os": "linux"} }, ReasonJobManager},
 		{"another processor", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/arch": "ppc64le"} }, ReasonPlatform},
-		{"another processor, by its old label", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"beta.kubernetes.io/arch": "arm"} }, ReasonPlatform},
-		{"a processor that fits", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/arch": "arm64"} }, ReasonJobManager},
+		{"another processor, by its old label",
+			func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"beta.kubernetes.io/arch": "arm"} }, ReasonPlatform},
+		{"a processor that fits", func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/arch": "arm64"} },
+			ReasonJobManager},
 		{"another processor by affinity", affinity(corev1.NodeSelectorOpIn, []string{"s390x", "arm"}), ReasonPlatform},
 		{"one processor of two by affinity", affinity(corev1.NodeSelectorOpIn, []string{"s390x", "amd64"}), ReasonJobManager},
 		{"one term of two", affinity(corev1.NodeSelectorOpIn, []string{"s390x"}, []string{"amd64"}), ReasonJobManager},
@@ -298,10 +303,12 @@ func TestWhoIsLeftAlone(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]Reason{
-		"": ReasonUnreadable, "{": ReasonUnreadable, "[]": ReasonUnreadable, "7": ReasonUnreadable, "null": ReasonNoContainer, "{}": ReasonNoContainer,
+		"": ReasonUnreadable, "{": ReasonUnreadable, "[]": ReasonUnreadable, "7": ReasonUnreadable, "null": ReasonNoContainer,
+		"{}":                    ReasonNoContainer,
 		`{"kind":"Deployment"}`: ReasonUnreadable, `{"spec":{"containers":"x"}}`: ReasonUnreadable,
 		`{"spec":{"containers":[{"name":"a","resources":{"limits":{"cpu":"much"}}}]}}`: ReasonUnreadable,
-		`{"Spec":{"Containers":[{"name":"jobmanager"}]}}`:                              ReasonNoContainer, // Kubernetes reads names as they are written
+		`{"Spec":{"Containers":[{"name":"jobmanager"}]}}`:                              ReasonNoContainer,
+		// Kubernetes reads names as they are written
 	} {
 		if d := Decide(settings(), Request{Pod: []byte(text)}); d.Reason != want {
 			t.Errorf("%s: %s, want %s", text, d.Reason, want)
@@ -309,7 +316,8 @@ func TestWhoIsLeftAlone(t *testing.T) {
 	}
 	anywhere := settings()
 	anywhere.Architectures = nil
-	if d := decide(t, anywhere, podOf(func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/arch": "s390x"} })); !d.Inject {
+	far := podOf(func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/arch": "s390x"} })
+	if d := decide(t, anywhere, far); !d.Inject {
 		t.Errorf("an image for every processor: %s", d.Reason)
 	}
 }
@@ -426,11 +434,13 @@ func TestResources(t *testing.T) {
 		{"best effort", []corev1.ResourceRequirements{{}}, "", burstable, "memory=64Mi"},
 		{"guaranteed", []corev1.ResourceRequirements{requirements("cpu=1 memory=1Gi", "cpu=1 memory=1Gi")}, "", guaranteed, guaranteed},
 		{"guaranteed, by limits alone", []corev1.ResourceRequirements{requirements("", "cpu=1000m memory=1Gi")}, "", guaranteed, guaranteed},
-		{"guaranteed, in other units", []corev1.ResourceRequirements{requirements("cpu=1 memory=1024Mi", "cpu=1000m memory=1Gi")}, "", guaranteed, guaranteed},
+		{"guaranteed, in other units", []corev1.ResourceRequirements{requirements("cpu=1 memory=1024Mi", "cpu=1000m memory=1Gi")}, "",
+			guaranteed, guaranteed},
 		{"cpu below its limit", []corev1.ResourceRequirements{requirements("cpu=1 memory=1Gi", "cpu=2 memory=1Gi")}, "", burstable, guaranteed},
 		{"limits of zero", []corev1.ResourceRequirements{requirements("cpu=0 memory=0", "cpu=0 memory=0")}, "", burstable, guaranteed},
 		{"an init container without", []corev1.ResourceRequirements{requirements("", "cpu=1 memory=1Gi"), {}}, "", burstable, "memory=64Mi"},
-		{"an init container with another", []corev1.ResourceRequirements{requirements("", "cpu=1 memory=1Gi"), requirements("cpu=1", "cpu=2 memory=1Gi")}, "",
+		{"an init container with another", []corev1.ResourceRequirements{requirements("", "cpu=1 memory=1Gi"), requirements("cpu=1",
+			"cpu=2 memory=1Gi")}, "",
 			burstable, guaranteed},
 		{"no cpu limit", []corev1.ResourceRequirements{requirements("cpu=1 memory=1Gi", "memory=1Gi")}, "", burstable, "memory=64Mi"},
 		{"LimitRanger set all", []corev1.ResourceRequirements{requirements("cpu=1", "cpu=2")},
@@ -474,8 +484,9 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"HOLDFAST_SITE": "west", "HOLDFAST_SITE_UID": s.SiteUID, "HOLDFAST_NAMESPACE": "@metadata.namespace", "HOLDFAST_POD_NAME": "@metadata.name",
-		"HOLDFAST_POD_UID": "@metadata.uid", "HOLDFAST_POD_IP": "@status.podIP", "HOLDFAST_CLUSTER_ID": "orders-0", "HOLDFAST_REST_PORT": "8081",
+		"HOLDFAST_SITE": "west", "HOLDFAST_SITE_UID": s.SiteUID, "HOLDFAST_NAMESPACE": "@metadata.namespace",
+		"HOLDFAST_POD_NAME": "@metadata.name",
+		"HOLDFAST_POD_UID":  "@metadata.uid", "HOLDFAST_POD_IP": "@status.podIP", "HOLDFAST_CLUSTER_ID": "orders-0", "HOLDFAST_REST_PORT": "8081",
 		"HOLDFAST_ETCD_ENDPOINTS": "https://a:2379,https://b:2379/$(HOME)", "HOLDFAST_ETCD_CA_PEM": "-----BEGIN",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -489,7 +500,8 @@ func TestWarningsAreBounded(t *testing.T) {
 	for _, name := range []string{AnnotationArchive, AnnotationClusterID, AnnotationContainer, AnnotationRESTPort, LabelInject} {
 		pod.Annotations[name] = strings.Repeat("\x1b\x00é\u2028日", 5_000)
 	}
-	pod.Spec.Containers[0].Args = []string{"jobmanager", "-Drest.port=" + strings.Repeat("\u0007", 1000), "-Drest.bind-port=" + strings.Repeat("x", 1000)}
+	pod.Spec.Containers[0].Args = []string{"jobmanager", "-Drest.port=" + strings.Repeat("\u0007", 1000), "-Drest.bind-port=" +
+		strings.Repeat("x", 1000)}
 	d := decide(t, settings(), pod)
 	if len(d.Warnings) < 5 || len(d.Warnings) > mostWarnings {
 		t.Errorf("%d warnings", len(d.Warnings))

@@ -10,6 +10,7 @@ import (
 	"go/parser"
 	"go/token"
 	"math/big"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -115,6 +116,26 @@ func TestReasonsAreAllListedAndExplained(t *testing.T) {
 	}
 }
 
+// What people can write on a pod, and every reason that they can be given, stands in the guide.
+func TestTheGuideIsComplete(t *testing.T) {
+	guide, err := os.ReadFile("../docs/injection.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	for _, reason := range Reasons() {
+		words = append(words, "| `"+string(reason)+"` |")
+	}
+	words = append(words, containerNames...)
+	words = append(words, portNames...)
+	for _, word := range append(words, LabelInject, LabelInjected, AnnotationArchive, AnnotationClusterID, AnnotationContainer,
+		AnnotationRESTPort, AnnotationStatus, ContainerName, ArchiveVolume, ArchivePath) {
+		if !strings.Contains(string(guide), word) {
+			t.Errorf("docs/injection.md does not say %s", word)
+		}
+	}
+}
+
 // Every way of naming a JobManager is taken by one selector, and by one only.
 func TestSelectorsExcludeEachOther(t *testing.T) {
 	var selectors []labels.Selector
@@ -160,9 +181,17 @@ func TestSelectorsExcludeEachOther(t *testing.T) {
 	}
 }
 
+func or(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
 func TestConfigMapNeeded(t *testing.T) {
 	const pod = `{"metadata":{"name":"a","annotations":{ANNOTATION}},"spec":{"containers":[{"name":"jobmanager","args":["ARG","-Da=b"],` +
-		`"env":[{"name":"X","value":"ENV"}],"volumeMounts":[{"name":"c","mountPath":"PATH"SUB}]}],"volumes":[{"name":"c","configMap":{"name":"flink-config"}}]}}`
+		`"env":[{"name":"X","value":"ENV"}],"volumeMounts":[{"name":"c","mountPath":"PATH"SUB}]}],` +
+		`"volumes":[{"name":"c","configMap":{"name":"flink-config"}}]}}`
 	for _, c := range []struct {
 		name, annotation, arg, env, path, sub string
 		off, unread                           bool
@@ -184,21 +213,16 @@ func TestConfigMapNeeded(t *testing.T) {
 		if c.off {
 			s.Archive = ArchiveOff
 		}
-		or := func(a, b string) string {
-			if a == "" {
-				return b
-			}
-			return a
-		}
-		raw := strings.NewReplacer("ANNOTATION", c.annotation, "ARG", or(c.arg, "standalone-job"), "ENV", c.env, "PATH", or(c.path, "/opt/flink/conf"),
-			"SUB", c.sub).Replace(pod)
+		raw := strings.NewReplacer("ANNOTATION", c.annotation, "ARG", or(c.arg, "standalone-job"), "ENV", c.env, "PATH",
+			or(c.path, "/opt/flink/conf"), "SUB", c.sub).Replace(pod)
 		name, needed := ConfigMapNeeded(s, []byte(raw))
 		if name != c.want || needed != (c.want != "") {
 			t.Errorf("%s: %q %t, want %q", c.name, name, needed, c.want)
 		}
 	}
 	// Another folder, which the pod names.
-	raw := `{"metadata":{"name":"a"},"spec":{"containers":[{"name":"jobmanager","args":["standalone-job"],"env":[{"name":"FLINK_CONF_DIR","value":"/etc/f/"}],` +
+	raw := `{"metadata":{"name":"a"},"spec":{"containers":[{"name":"jobmanager","args":["standalone-job"],` +
+		`"env":[{"name":"FLINK_CONF_DIR","value":"/etc/f/"}],` +
 		`"volumeMounts":[{"name":"c","mountPath":"/etc/f"}]}],"volumes":[{"name":"c","configMap":{"name":"mine"}}]}}`
 	s := settings()
 	s.ReadConfigMaps = true
@@ -210,8 +234,10 @@ func TestConfigMapNeeded(t *testing.T) {
 // What is not seen is not overridden, and what is seen is.
 func TestStandaloneArchive(t *testing.T) {
 	const pod = `{"metadata":{"name":"a"},"spec":{"containers":[{"name":"jobmanager","args":["standalone-job"],"env":[ENV]FROM,` +
-		`"volumeMounts":[{"name":"c","mountPath":"MOUNT"}]}],"volumes":[{"name":"VOLUME","emptyDir":{}},{"name":"c","configMap":{"name":"x"ITEMS}}]}}`
-	plain := map[string]string{"flink-conf.yaml": "rest.port: 1\nhistoryserver.archive.fs.dir: x\n", "log4j.properties": "jobmanager.archive.fs.dir: x"}
+		`"volumeMounts":[{"name":"c","mountPath":"MOUNT"}]}],` +
+		`"volumes":[{"name":"VOLUME","emptyDir":{}},{"name":"c","configMap":{"name":"x"ITEMS}}]}}`
+	plain := map[string]string{"flink-conf.yaml": "rest.port: 1\nhistoryserver.archive.fs.dir: x\n",
+		"log4j.properties": "jobmanager.archive.fs.dir: x"}
 	for _, c := range []struct {
 		name, env, from, mount, volume, items string
 		config                                map[string]string
@@ -221,12 +247,18 @@ func TestStandaloneArchive(t *testing.T) {
 		{name: "there is no file", config: map[string]string{}, want: ArchiveNotConfigured},
 		{name: "not read", want: ArchiveConfigUnknown},
 		{name: "set", config: map[string]string{"flink-conf.yaml": "jobmanager.archive.fs.dir: x"}, want: ArchiveUserSet},
-		{name: "set in the other file", config: map[string]string{"flink-conf.yaml": "", "config.yaml": "jobmanager: {archive: x}"}, want: ArchiveUserSet},
-		{name: "set under a key of another name", items: `,"items":[{"key":"mine","path":"config.yaml"}]`, config: map[string]string{"mine": "jobmanager:\n  archive:\n    fs:\n      dir: x"}, want: ArchiveUserSet},
-		{name: "set under a key that is not mounted", items: `,"items":[{"key":"mine","path":"config.yaml"}]`, config: map[string]string{"mine": "", "flink-conf.yaml": "jobmanager.archive.fs.dir: x"}, want: ArchiveNotConfigured},
-		{name: "FLINK_PROPERTIES sets it", env: `{"name":"FLINK_PROPERTIES","value":"a: b\njobmanager.archive.fs.dir: x"}`, config: plain, want: ArchiveUserSet},
-		{name: "FLINK_PROPERTIES sets something else", env: `{"name":"FLINK_PROPERTIES","value":"a: b\n# jobmanager.archive.fs.dir: x"}`, config: plain, want: ArchiveNotConfigured},
-		{name: "FLINK_PROPERTIES comes from elsewhere", env: `{"name":"FLINK_PROPERTIES","valueFrom":{"configMapKeyRef":{"name":"a","key":"b"}}}`, config: plain, want: ArchiveConfigUnknown},
+		{name: "set in the other file", config: map[string]string{"flink-conf.yaml": "", "config.yaml": "jobmanager: {archive: x}"},
+			want: ArchiveUserSet},
+		{name: "set under a key of another name", items: `,"items":[{"key":"mine","path":"config.yaml"}]`,
+			config: map[string]string{"mine": "jobmanager:\n  archive:\n    fs:\n      dir: x"}, want: ArchiveUserSet},
+		{name: "set under a key that is not mounted", items: `,"items":[{"key":"mine","path":"config.yaml"}]`,
+			config: map[string]string{"mine": "", "flink-conf.yaml": "jobmanager.archive.fs.dir: x"}, want: ArchiveNotConfigured},
+		{name: "FLINK_PROPERTIES sets it", env: `{"name":"FLINK_PROPERTIES","value":"a: b\njobmanager.archive.fs.dir: x"}`,
+			config: plain, want: ArchiveUserSet},
+		{name: "FLINK_PROPERTIES sets something else",
+			env: `{"name":"FLINK_PROPERTIES","value":"a: b\n# jobmanager.archive.fs.dir: x"}`, config: plain, want: ArchiveNotConfigured},
+		{name: "FLINK_PROPERTIES comes from elsewhere",
+			env: `{"name":"FLINK_PROPERTIES","valueFrom":{"configMapKeyRef":{"name":"a","key":"b"}}}`, config: plain, want: ArchiveConfigUnknown},
 		{name: "variables come from elsewhere", from: `,"envFrom":[{"configMapRef":{"name":"a"}}]`, config: plain, want: ArchiveConfigUnknown},
 		{name: "the volume's name is taken", volume: "holdfast-archive", config: plain, want: ArchiveNameTaken},
 		{name: "the path is taken", mount: "/holdfast/archive/", config: plain, want: ArchiveNameTaken},
@@ -234,13 +266,8 @@ func TestStandaloneArchive(t *testing.T) {
 		{name: "the path is taken above", mount: "/holdfast", config: plain, want: ArchiveNameTaken},
 		{name: "a path that begins alike", mount: "/holdfast/archives", config: nil, want: ArchiveConfigUnknown},
 	} {
-		or := func(a, b string) string {
-			if a == "" {
-				return b
-			}
-			return a
-		}
-		raw := strings.NewReplacer("ENV", c.env, "FROM", c.from, "MOUNT", or(c.mount, "/opt/flink/conf"), "VOLUME", or(c.volume, "v"), "ITEMS", c.items).Replace(pod)
+		raw := strings.NewReplacer("ENV", c.env, "FROM", c.from, "MOUNT", or(c.mount, "/opt/flink/conf"), "VOLUME", or(c.volume, "v"),
+			"ITEMS", c.items).Replace(pod)
 		r := Request{Pod: []byte(raw), FlinkConfig: c.config}
 		d := Decide(settings(), r)
 		checkDecision(t, settings(), r, d)
@@ -250,7 +277,8 @@ func TestStandaloneArchive(t *testing.T) {
 	}
 	off := settings()
 	off.Archive = ArchiveOff
-	asked := `{"metadata":{"name":"a","annotations":{"holdfast.dev/archive":"inject"}},"spec":{"containers":[{"name":"jobmanager","args":["standalone-job"]}]}}`
+	asked := `{"metadata":{"name":"a","annotations":{"holdfast.dev/archive":"inject"}},` +
+		`"spec":{"containers":[{"name":"jobmanager","args":["standalone-job"]}]}}`
 	if d := Decide(off, Request{Pod: []byte(asked)}); d.Archive.Reason != ArchivePolicyOff {
 		t.Errorf("switched off, and asked for: %s", d.Archive.Reason)
 	}

@@ -50,7 +50,8 @@ func (s *supposed) add(cmd *cobra.Command) {
 	f.StringVarP(&s.output, "output", "o", asText, "text, json or yaml")
 	f.StringVarP(&s.namespace, "namespace", "n", "default", "the namespace of what names none")
 	f.StringToStringVar(&s.namespaceIs, "namespace-labels", nil, "that namespace's labels, where the installation selects by them")
-	f.StringVar(&s.selectors, "selectors", "", "file with the installed MutatingWebhookConfiguration, or 'helm template' output; default: the chart's own")
+	f.StringVar(&s.selectors, "selectors", "",
+		"file with the installed MutatingWebhookConfiguration, or 'helm template' output; default: the chart's own")
 	f.StringVar(&s.kubernetes, "kubernetes-version", "1.34", "the API server's version")
 	f.StringVar(&set.Image, "agent-image", "ghcr.io/holdfast-dev/holdfast:"+flags.Version(version), "the agent's image")
 	f.StringVar(&set.PullPolicy, "agent-pull-policy", set.PullPolicy, "when it is pulled")
@@ -78,8 +79,9 @@ func (p *program) webhookExplainCommand() *cobra.Command {
 		Long: `Say what the installed selectors and the webhook would do with a pod, and why. Nothing is asked of any cluster.
 
 FILE holds a pod, or a Deployment, StatefulSet, Job, CronJob, ReplicaSet or DaemonSet whose pod is meant, in YAML or JSON; there may be
-several, and lists. LimitRanges and ResourceQuotas of the pod's namespace may stand beside it, and its ConfigMap. In JSON one pod is {"decision", "reason", "mode", "archive": {"decision", "reason"}, "patch", "pod"}, and
-pod is what comes of it.
+several, and lists. LimitRanges and ResourceQuotas of the pod's namespace may stand beside it, and its ConfigMap.
+
+In JSON one pod is {"decision", "reason", "mode", "archive": {"decision", "reason"}, "patch", "pod"}, and pod is what comes of it.
 
 Without flags the installation is the chart's, with its defaults. What was installed with other values is said with flags, which have
 the names of holdfast-webhook's, and --selectors takes the installed MutatingWebhookConfiguration.`,

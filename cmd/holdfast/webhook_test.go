@@ -164,13 +164,16 @@ webhooks:
 		{"the chart's, without a label", "NotSelected", []string{"-f", unlabelled}},
 		{"in the cluster's own namespace", "NamespaceNotSelected", []string{"-f", pod, "-n", "kube-system"}},
 		{"the installed, another namespace", "NamespaceNotSelected", []string{"-f", labelled, "--selectors", selectors}},
-		{"the installed, the namespace's label", "JobManager", []string{"-f", labelled, "--selectors", selectors, "--namespace-labels", "team=a"}},
-		{"the installed, another label", "NamespaceNotSelected", []string{"-f", labelled, "--selectors", selectors, "--namespace-labels", "team=b"}},
+		{"the installed, the namespace's label", "JobManager", []string{"-f", labelled, "--selectors", selectors,
+			"--namespace-labels", "team=a"}},
+		{"the installed, another label", "NamespaceNotSelected", []string{"-f", labelled, "--selectors", selectors,
+			"--namespace-labels", "team=b"}},
 		{"the installed, the release's namespace", "NamespaceNotSelected",
 			[]string{"-f", labelled, "--selectors", selectors, "--namespace-labels", "team=a", "-n", "holdfast"}},
 		{"the installed, another pod", "NotSelected", []string{"-f", pod, "--selectors", selectors, "--namespace-labels", "team=a"}},
 		{"a list that takes all", "JobManager", []string{"-f", unlabelled, "--selectors", list}},
-		{"what opts out says so", "OptedOut", []string{"-f", file(t, strings.Replace(jobManager, "component:", `holdfast.dev/inject: "false", component:`, 1))}},
+		{"what opts out says so", "OptedOut", []string{"-f", file(t, strings.Replace(jobManager, "component:",
+			`holdfast.dev/inject: "false", component:`, 1))}},
 	} {
 		if reason, _, _ := strings.Cut(reasonOf(t, c.args...), " "); reason != c.want {
 			t.Errorf("%s: %s, want %s", c.name, reason, c.want)
@@ -184,14 +187,16 @@ func TestExplainWorkloads(t *testing.T) {
 	template = "metadata:\n" + template
 	indent := func(text, by string) string { return by + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by) }
 	for kind, want := range map[string]string{
-		"Deployment": "orders", "StatefulSet": "orders", "Job": "orders", "ReplicaSet": "orders", "DaemonSet": "orders", "CronJob": "orders-jobmanager-29000000",
+		"Deployment": "orders", "StatefulSet": "orders", "Job": "orders", "ReplicaSet": "orders", "DaemonSet": "orders",
+		"CronJob": "orders-jobmanager-29000000",
 	} {
 		spec := "spec:\n  template:\n" + indent(template, "    ")
 		if kind == "CronJob" {
 			spec = "spec:\n  jobTemplate:\n    spec:\n      template:\n" + indent(template, "        ")
 		}
 		out := explain(t, "-f", file(t, "apiVersion: x/v1\nkind: "+kind+"\nmetadata: {name: orders-jobmanager}\n"+spec))
-		if !strings.Contains(out, strings.ToLower(kind)+"/orders-jobmanager would get the agent") || !strings.Contains(out, "cluster id   "+want+"\n") {
+		headline := strings.ToLower(kind) + "/orders-jobmanager would get the agent"
+		if !strings.Contains(out, headline) || !strings.Contains(out, "cluster id   "+want+"\n") {
 			t.Errorf("%s:\n%s", kind, out)
 		}
 	}
@@ -224,7 +229,8 @@ func TestExplainSeveral(t *testing.T) {
 	if got := reasonOf(t, "-f", one, "--read-configmaps", "--archive", "off"); got != "JobManager PolicyOff" {
 		t.Error(got)
 	}
-	if got := reasonOf(t, "-f", file(t, "{kind: PodList, items: [{kind: Pod, metadata: {name: a, labels: {component: jobmanager}},\n spec: {containers: [{name: a}]}}]}")); got != "JobManager CommandUnknown" {
+	list := "{kind: PodList, items: [{kind: Pod, metadata: {name: a, labels: {component: jobmanager}},\n spec: {containers: [{name: a}]}}]}"
+	if got := reasonOf(t, "-f", file(t, list)); got != "JobManager CommandUnknown" {
 		t.Error(got)
 	}
 }
@@ -250,7 +256,8 @@ func TestExplainFromStandardInput(t *testing.T) {
 	var out, errs bytes.Buffer
 	p := newProgram(&out, &errs, nil)
 	p.in = strings.NewReader(jobManager)
-	if code := p.run(context.Background(), []string{"webhook", "explain", "-f", "-"}); code != 0 || !strings.Contains(out.String(), "default/pod/orders-0") {
+	code := p.run(context.Background(), []string{"webhook", "explain", "-f", "-"})
+	if code != 0 || !strings.Contains(out.String(), "default/pod/orders-0") {
 		t.Errorf("exit code %d: %s%s", code, out.String(), errs.String())
 	}
 }
@@ -270,7 +277,8 @@ func TestExplainRefuses(t *testing.T) {
 		{"twice the same member", "already set in map", 1, []string{"-f", file(t, "kind: Pod\nkind: Pod\n")}},
 		{"a list", "no object of Kubernetes", 1, []string{"-f", file(t, "- a\n")}},
 		{"no kind", "no kind", 1, []string{"-f", file(t, "a: b\n")}},
-		{"a FlinkDeployment", "kubectl get pods -l component=jobmanager", 1, []string{"-f", file(t, "kind: FlinkDeployment\nspec: {job: [1]}\n")}},
+		{"a FlinkDeployment", "kubectl get pods -l component=jobmanager", 1, []string{"-f", file(t,
+			"kind: FlinkDeployment\nspec: {job: [1]}\n")}},
 		{"a Service", "but Service", 1, []string{"-f", file(t, "kind: Service\nspec: {template: 1}\n")}},
 		{"a Deployment without a template", "has no pod template", 1, []string{"-f", file(t, "kind: Deployment\nmetadata: {name: a}\n")}},
 		{"a pod that Kubernetes could not read", "could read", 1, []string{"-f", file(t, "kind: Pod\nspec: {containers: 7}\n")}},
@@ -283,7 +291,8 @@ func TestExplainRefuses(t *testing.T) {
 		{"conditions", "cannot be evaluated", 1, []string{"-f", pod, "--selectors",
 			file(t, "kind: MutatingWebhookConfiguration\nwebhooks: [{name: a.holdfast.dev, matchConditions: [{name: a, expression: b}]}]\n")}},
 		{"a selector that is none", "a.holdfast.dev", 1, []string{"-f", pod, "--selectors",
-			file(t, "kind: MutatingWebhookConfiguration\nwebhooks: [{name: a.holdfast.dev, objectSelector: {matchExpressions: [{key: a, operator: Like}]}}]\n")}},
+			file(t, "kind: MutatingWebhookConfiguration\nwebhooks:\n- name: a.holdfast.dev\n"+
+				"  objectSelector: {matchExpressions: [{key: a, operator: Like}]}\n")}},
 	} {
 		code, out, errs := run(nil, append([]string{"webhook", "explain"}, c.args...)...)
 		if code != c.code || out != "" || !strings.Contains(errs, c.want) {

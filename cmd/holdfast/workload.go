@@ -152,7 +152,8 @@ func noPod(kinds []string) error {
 		return errors.New("there is no pod in it, and no workload that would make one")
 	}
 	return fmt.Errorf("there is no pod in it, and no workload that would make one, but %s: give a pod, as 'kubectl get pod NAME -o yaml' "+
-		"prints it, or a Deployment, StatefulSet, Job, CronJob, ReplicaSet or DaemonSet", terminal.Clip(terminal.Clean(strings.Join(kinds, ", ")), 200))
+		"prints it, or a Deployment, StatefulSet, Job, CronJob, ReplicaSet or DaemonSet",
+		terminal.Clip(terminal.Clean(strings.Join(kinds, ", ")), 200))
 }
 
 // stands for what Kubernetes makes up: the hash of a pod template, and the last part of a name.
