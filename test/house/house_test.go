@@ -35,6 +35,7 @@ var rooms = map[string][]string{
 	"aggregator": {
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
 	},
+	"webhook":              {"record"},
 	"test/flink/flinkproc": {"job", "test/machine"},
 	"test/machine":         {},
 }
