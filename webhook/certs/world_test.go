@@ -227,7 +227,9 @@ func (m *memory) view(t *testing.T, delay time.Duration) *apiServerView {
 		for {
 			select {
 			case n := <-news:
-				time.Sleep(time.Until(n.at))
+				if !pause(t.Context(), nil, time.Until(n.at)) {
+					return
+				}
 				v.mu.Lock()
 				v.entries = n.entries
 				v.mu.Unlock()
