@@ -28,6 +28,8 @@ var rooms = map[string][]string{
 	"etcd/etcdlocal":          {"etcd"},
 	"etcd/etcdlocal/etcdproc": {"etcd", "etcd/etcdlocal"},
 	"kube":                    {},
+	"pki":                     {},
+	"webhook/certs":           {"pki"},
 	"agent/view":              {"job", "evidence"},
 	"agent":                   {"job", "evidence", "record", "flink", "etcd", "agent/view"},
 	"aggregator/board":        {"job", "evidence", "record", "etcd"},
