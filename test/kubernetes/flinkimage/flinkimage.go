@@ -84,7 +84,7 @@ func build(ctx context.Context, dist *flinkproc.Dist, tell machine.Teller) (stri
 	if err != nil {
 		return "", err
 	}
-	if err := forget(cache, dist.Version); err != nil {
+	if err := forget(cache); err != nil {
 		return "", err
 	}
 	layer, partial := file+".layer", file+".partial"
@@ -172,11 +172,20 @@ func digestOf(files []image.File) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)[:6]), nil
 }
 
-// forget removes the images of this version that were made of something else.
-func forget(cache, version string) error {
-	old, err := filepath.Glob(filepath.Join(cache, "flink-"+version+"-*"))
-	for _, file := range old {
-		err = errors.Join(err, os.RemoveAll(file))
+// forget removes images that are older than a week: what is made of other sources comes and goes.
+func forget(cache string) error {
+	old, err := filepath.Glob(filepath.Join(cache, "flink-*.tar"))
+	if err != nil {
+		return err
 	}
-	return err
+	for _, file := range old {
+		info, err := os.Stat(file)
+		if err == nil && time.Since(info.ModTime()) > 7*24*time.Hour {
+			err = os.Remove(file)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

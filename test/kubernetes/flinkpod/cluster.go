@@ -144,12 +144,7 @@ func (c *Cluster) describe(ctx context.Context) error {
 	}
 	var errs []error
 	for _, pod := range pods {
-		text := fmt.Sprintf("pod %s is %s %s", pod.Name, pod.Status.Phase, pod.Status.Message)
-		for _, container := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-			if waiting := container.State.Waiting; waiting != nil {
-				text += fmt.Sprintf("; %s waits: %s %s", container.Name, waiting.Reason, waiting.Message)
-			}
-		}
+		text := DescribePod(&pod)
 		log, err := c.client.Set.CoreV1().Pods(c.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Container: c.mainContainer()}).DoRaw(ctx)
 		if err == nil {
 			text += "; its log ends so:\n" + machine.LastLines(string(log), 20)
@@ -157,6 +152,21 @@ func (c *Cluster) describe(ctx context.Context) error {
 		errs = append(errs, errors.New(text))
 	}
 	return errors.Join(errs...)
+}
+
+// DescribePod says for people how a pod is, and what its containers wait for or ended with.
+func DescribePod(pod *corev1.Pod) string {
+	var text strings.Builder
+	fmt.Fprintf(&text, "pod %s is %s %s", pod.Name, pod.Status.Phase, pod.Status.Message)
+	for _, container := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		if waiting := container.State.Waiting; waiting != nil {
+			fmt.Fprintf(&text, "; %s waits: %s %s", container.Name, waiting.Reason, waiting.Message)
+		}
+		if ended := container.State.Terminated; ended != nil {
+			fmt.Fprintf(&text, "; %s ended with %d: %s", container.Name, ended.ExitCode, ended.Message)
+		}
+	}
+	return text.String()
 }
 
 func (c *Cluster) mainContainer() string {

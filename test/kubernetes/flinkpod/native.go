@@ -112,6 +112,10 @@ func (c *Client) StartSession(ctx context.Context, options Options) (*Cluster, e
 }
 
 func (c *Client) startNative(ctx context.Context, options Options, class string, args, program []string) (*Cluster, error) {
+	// What is there already is not ours to remove when Flink refuses.
+	if _, err := c.Set.AppsV1().Deployments(options.Namespace).Get(ctx, options.ID, metav1.GetOptions{}); err == nil {
+		return nil, fmt.Errorf("start native Flink %s/%s: there is a Deployment of that name", options.Namespace, options.ID)
+	}
 	cluster := &Cluster{client: c, namespace: options.Namespace, name: options.ID, rest: options.ID + "-rest", native: true}
 	cluster.jobManagers = "app=" + options.ID + ",component=jobmanager"
 	if err := c.runNative(ctx, options, class, args, program); err != nil {
