@@ -22,7 +22,7 @@ func TestJobArgs(t *testing.T) {
 			[]string{"source=a:1", "source=b:2", "name=n", "async", "restarts=3", "delay=1000ms"},
 		},
 	} {
-		if diff := cmp.Diff(test.want, test.job.args()); diff != "" {
+		if diff := cmp.Diff(test.want, test.job.Args()); diff != "" {
 			t.Error(diff)
 		}
 	}

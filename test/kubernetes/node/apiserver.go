@@ -80,7 +80,7 @@ func (s *APIServer) lay() error {
 	err = errors.Join(
 		ca.issue("apiserver", "kube-apiserver", nil, apiServerNames(services.Addr().Next())...),
 		ca.issue("service-accounts", "service-accounts", nil),
-		ca.issue("admin", "holdfast-test-admin", []string{"system:masters"}),
+		ca.issueAdmin(),
 	)
 	if err != nil {
 		return err
