@@ -43,7 +43,7 @@ type Options struct {
 	// told apart by their cluster id.
 	Token string
 	// Configure changes etcd's own configuration before it starts. The address, the token and the rest of the options are in it already.
-	Configure func(*embed.Config) error
+	Configure func(*embed.Config) error `json:"-"`
 	// Logger is told of etcd's warnings and errors. nil means nobody is.
 	Logger *slog.Logger
 }

@@ -4,6 +4,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -41,6 +42,8 @@ type Options struct {
 	// Begun says that the cluster has had data; Begin remembers that.
 	Begun bool
 	Begin func(context.Context) error
+	// Listen is the address to listen at; "" is all of this machine's.
+	Listen string
 	// ClientPort and PeerPort are the same for all members.
 	ClientPort, PeerPort int
 	// Health is the address at which /livez, /readyz and /metrics are served, without TLS.
@@ -75,7 +78,9 @@ const (
 
 // Run runs the member until ctx ends, and then stops it in order: a leader hands over first. Any other end is an error, which says what to
 // do.
-func Run(ctx context.Context, o Options) error {
+func Run(ctx context.Context, o Options) error { return o.run(ctx) }
+
+func (o *Options) run(ctx context.Context) error {
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -86,6 +91,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	go o.renew(ctx)
 	place, err := o.find(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -148,8 +156,8 @@ func (o *Options) configure(c *embed.Config, p place) error {
 	c.ClusterState, c.InitialCluster = p.state, p.cluster
 	c.AutoCompactionRetention = o.Retention.String()
 	c.StrictReconfigCheck = true
-	c.ListenClientUrls = []url.URL{anyAddress(o.ClientPort)}
-	c.ListenPeerUrls = []url.URL{anyAddress(o.PeerPort)}
+	c.ListenClientUrls = []url.URL{o.listen(o.ClientPort)}
+	c.ListenPeerUrls = []url.URL{o.listen(o.PeerPort)}
 	var err error
 	if c.AdvertiseClientUrls, err = one(o.clientURL(self)); err != nil {
 		return err
@@ -157,7 +165,7 @@ func (o *Options) configure(c *embed.Config, p place) error {
 	if c.AdvertisePeerUrls, err = one(o.peerURL(self)); err != nil {
 		return err
 	}
-	if c.ListenMetricsUrls, err = one("http://" + o.Health); err != nil {
+	if c.ListenMetricsUrls, err = one("http://" + o.health()); err != nil {
 		return fmt.Errorf("address for health: %w", err)
 	}
 	c.ClientTLSInfo = transport.TLSInfo{CertFile: o.file("tls.crt"), KeyFile: o.file("tls.key")}
@@ -169,14 +177,31 @@ func (o *Options) configure(c *embed.Config, p place) error {
 	return nil
 }
 
-func anyAddress(port int) url.URL {
-	return url.URL{Scheme: "https", Host: net.JoinHostPort("0.0.0.0", strconv.Itoa(port))}
+func (o *Options) listen(port int) url.URL {
+	host := o.Listen
+	if host == "" {
+		// etcd wants an address. The one for both families there is only where there is IPv6.
+		host = "::"
+		if probe, err := net.Listen("tcp6", "[::]:0"); err != nil {
+			host = "0.0.0.0"
+		} else {
+			probe.Close()
+		}
+	}
+	return url.URL{Scheme: "https", Host: net.JoinHostPort(host, strconv.Itoa(port))}
+}
+
+// health is the address for health with a host: etcd wants one.
+func (o *Options) health() string {
+	if port, ok := strings.CutPrefix(o.Health, ":"); ok {
+		number, _ := strconv.Atoi(port)
+		u := o.listen(number)
+		return u.Host
+	}
+	return o.Health
 }
 
 func one(text string) ([]url.URL, error) {
-	if host, ok := strings.CutPrefix(text, "http://:"); ok {
-		text = "http://0.0.0.0:" + host
-	}
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, err
@@ -258,18 +283,21 @@ func (o *Options) join(ctx context.Context) (place, error) {
 	}
 	var all []string
 	for _, m := range answer.Members {
-		name := m.Name
-		if m.ID == answer.Member.ID {
-			name = o.Name
-		}
-		if name == "" {
-			continue // another one that is about to join; etcd tells of it
-		}
 		for _, u := range m.PeerURLs {
-			all = append(all, name+"="+u)
+			all = append(all, o.nameOf(m, u)+"="+u)
 		}
 	}
 	return place{embed.ClusterStateFlagExisting, strings.Join(all, ",")}, nil
+}
+
+// nameOf is the name of a member. One that has not started yet has none in etcd; it counts all the same, by its address.
+func (o *Options) nameOf(m *pb.Member, peerURL string) string {
+	for _, known := range o.Members {
+		if o.peerURL(known) == peerURL {
+			return known.Name
+		}
+	}
+	return cmp.Or(m.Name, strconv.FormatUint(m.ID, 16))
 }
 
 // ask asks the other members who is in the cluster, until one answers that hears from a leader.
@@ -312,7 +340,7 @@ func (o *Options) remember(ctx context.Context) {
 
 // watchAlarms says when etcd takes no writes any more, and what to do.
 func (o *Options) watchAlarms(ctx context.Context) {
-	client, err := o.dial("https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(o.ClientPort)))
+	client, err := o.dial("https://" + net.JoinHostPort(cmp.Or(o.Listen, "127.0.0.1"), strconv.Itoa(o.ClientPort)))
 	if err != nil {
 		o.Log.Error("cannot ask for alarms", "error", err)
 		return
