@@ -31,7 +31,7 @@ const inPod = `$({ LC_ALL=C; k=` + archiveKey + `; n=; ` +
 	`[[ -e $f ]] || continue; [[ -f $f && -r $f ]] || { n=1; continue; }; ` +
 	`c=0; p=(""); i=(0); ` +
 	`while IFS= read -r l || [[ $l ]]; do ` +
-	`l=${l%$'\r'}; l=${l#$'\xef\xbb\xbf'}; [[ $l =~ $o ]] && n=1; [[ $l =~ $r ]] || continue; ` +
+	`l=${l#$'\xef\xbb\xbf'}; [[ $l =~ $o ]] && n=1; [[ $l =~ $r ]] || continue; ` +
 	`d=${#BASH_REMATCH[1]}; b=${BASH_REMATCH[2]}; v=${BASH_REMATCH[4]}; ` +
 	`while ((c > 0 && i[c] >= d)); do ((c--)); done; ` +
 	`q=${p[c]}$b; ((++c)); i[c]=$d; p[c]=$q.; ` +
