@@ -166,7 +166,9 @@ func remains(t *testing.T, name, dir string) (left []string) {
 func settings(t *testing.T) string {
 	t.Helper()
 	var all []string
-	for _, name := range []string{"vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "net/ipv4/ip_forward"} {
+	for _, name := range []string{
+		"vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "net/ipv4/ip_forward",
+	} {
 		text, err := os.ReadFile("/proc/sys/" + name)
 		must(t, err)
 		all = append(all, name+"="+strings.TrimSpace(string(text)))

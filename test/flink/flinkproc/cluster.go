@@ -163,7 +163,7 @@ func newCluster(options Options, application *Application) (c *Cluster, err erro
 	}
 
 	var rpcPort, zookeeperPort int
-	if err := freePorts(&rpcPort, &zookeeperPort); err != nil {
+	if err := machine.FreePorts(&rpcPort, &zookeeperPort); err != nil {
 		return nil, err
 	}
 	slots := options.Slots
@@ -218,7 +218,7 @@ func (c *Cluster) addZooKeeper(port int) error {
 }
 
 func (c *Cluster) addJobManager(application *Application) error {
-	port, err := freePort()
+	port, err := machine.FreePort()
 	if err != nil {
 		return err
 	}

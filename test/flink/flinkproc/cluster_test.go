@@ -98,15 +98,3 @@ func TestStartThatFails(t *testing.T) {
 		t.Errorf("it leaves %v", left)
 	}
 }
-
-func TestFreePortsDiffer(t *testing.T) {
-	seen := map[int]bool{}
-	for range 200 {
-		port, err := freePort()
-		check(t, err)
-		if seen[port] || port < lowestPort || port >= highestPort {
-			t.Fatalf("port %d, seen before: %v", port, seen[port])
-		}
-		seen[port] = true
-	}
-}

@@ -99,8 +99,8 @@ func (c *Cluster) findREST(ctx context.Context) (*flinkproc.REST, error) {
 		if err != nil {
 			return nil, err
 		}
-		url := fmt.Sprintf("%s/api/v1/namespaces/%s/services/%s:%d/proxy", strings.TrimSuffix(c.client.Config.Host, "/"), c.namespace, c.rest, RESTPort)
-		return flinkproc.NewREST(url, client), nil
+		proxy := fmt.Sprintf("/api/v1/namespaces/%s/services/%s:%d/proxy", c.namespace, c.rest, RESTPort)
+		return flinkproc.NewREST(strings.TrimSuffix(c.client.Config.Host, "/")+proxy, client), nil
 	}
 	service, err := c.client.Set.CoreV1().Services(c.namespace).Get(ctx, c.rest, metav1.GetOptions{})
 	if err != nil {

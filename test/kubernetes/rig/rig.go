@@ -149,7 +149,8 @@ func (r *Rig) Run(ctx context.Context, name string, args ...string) (string, err
 func PodtoolImage() string { return cmp.Or(os.Getenv("HOLDFAST_PODTOOL_IMAGE"), node.PodtoolImage) }
 
 // ErrNoWayBack says that nobody knows how pods reach this machine.
-var ErrNoWayBack = errors.New("pods of this cluster may not reach this machine: HOLDFAST_KUBERNETES_HOST says by which of its addresses they do")
+var ErrNoWayBack = errors.New("pods of this cluster may not reach this machine: " +
+	"HOLDFAST_KUBERNETES_HOST says by which of its addresses they do")
 
 // NewControl gives the end of a socket that steers jobs in pods, where pods can reach it. The error is ErrNoWayBack on a cluster
 // of which that is not known.
