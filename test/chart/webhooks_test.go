@@ -25,7 +25,7 @@ func checkWebhooks(t *testing.T, c combination, all []object) {
 		names = append(names, w.Name)
 		checkWebhook(t, w, all)
 	}
-	if want := []string{"component.holdfast.dev", "flink-deployment-type.holdfast.dev", "inject.holdfast.dev"}; !slices.Equal(names, want) {
+	if want := []string{"jobmanager-component.holdfast.dev", "flink-deployment-type.holdfast.dev", "inject.holdfast.dev"}; !slices.Equal(names, want) {
 		t.Errorf("webhooks %v, want %v", names, want)
 	}
 
