@@ -31,7 +31,7 @@ const inPod = `$({ LC_ALL=C; k=` + archiveKey + `; n=; ` +
 	`[[ -e $f ]] || continue; [[ -f $f && -r $f ]] || { n=1; continue; }; ` +
 	`c=0; p=(""); i=(0); ` +
 	`while IFS= read -r l || [[ $l ]]; do ` +
-	`l=${l%$'\r'}; l=${l#$'\xef\xbb\xbf'}; [[ $l =~ $o ]] && n=1; [[ $l =~ $r ]] || continue; ` +
+	`l=${l#$'\xef\xbb\xbf'}; [[ $l =~ $o ]] && n=1; [[ $l =~ $r ]] || continue; ` +
 	`d=${#BASH_REMATCH[1]}; b=${BASH_REMATCH[2]}; v=${BASH_REMATCH[4]}; ` +
 	`while ((c > 0 && i[c] >= d)); do ((c--)); done; ` +
 	`q=${p[c]}$b; ((++c)); i[c]=$d; p[c]=$q.; ` +
@@ -41,7 +41,8 @@ const inPod = `$({ LC_ALL=C; k=` + archiveKey + `; n=; ` +
 	`[[ $n || ! -w ` + ArchivePath + ` ]] || printf %s ` + archiveOption + `; } 2>/dev/null)`
 
 // nativeStart is how Flink begins the command of a native application's JobManager. What follows is the user's.
-var nativeStart = regexp.MustCompile(`^[ \t]*(exec[ \t]+)?([A-Za-z0-9._/-]*/)?kubernetes-jobmanager\.sh[ \t]+kubernetes-application([ \t]|$)`)
+var nativeStart = regexp.MustCompile(
+	`^[ \t]*(exec[ \t]+)?([A-Za-z0-9._/-]*/)?kubernetes-jobmanager\.sh[ \t]+kubernetes-application([ \t]|$)`)
 
 // edit is the change of one argument of the JobManager's container, by which Flink is told of the archive folder. The option always
 // stands before what the user gives: the last -D of a key counts, so the user's own wins wherever it comes from.

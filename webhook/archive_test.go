@@ -143,8 +143,9 @@ var configTexts = []struct {
 	{"lists", "env:\n  - a: b\n  - jobmanager\n", false},
 	{"what Flink 1.20 writes for a native cluster", "blob.server.port: 6124\nkubernetes.cluster-id: orders\n" +
 		"jobmanager.memory.process.size: 1024m\nexecution.target: kubernetes-application\n$internal.deployment.config-dir: /conf\n", false},
-	{"what Flink 2.3 writes for a native cluster", "$internal:\n  application:\n    main: ControlledJob\n  deployment:\n    config-dir: /conf\n" +
-		"jobmanager:\n  memory:\n    process:\n      size: 1024m\n  rpc:\n    address: localhost\n", false},
+	{"what Flink 2.3 writes for a native cluster",
+		"$internal:\n  application:\n    main: ControlledJob\n  deployment:\n    config-dir: /conf\n" +
+			"jobmanager:\n  memory:\n    process:\n      size: 1024m\n  rpc:\n    address: localhost\n", false},
 }
 
 // Each file is read in bash, as either of Flink's files, and by the webhook.
@@ -197,15 +198,18 @@ func write(t testing.TB, path, text string) {
 
 // configLines are drawn from, so that random files often come near to setting the folder.
 var configLines = rapid.SampledFrom([]string{
-	"jobmanager:", "archive:", "fs:", "dir: x", "dir:", "jobmanager.archive:", "fs.dir: x", "archive.fs.dir: x", "jobmanager.archive.fs.dir: x",
-	"rest:", "port: 8081", "# dir: x", "", "- dir: x", `"dir": x`, "'jobmanager':", "jobmanager: # all of it", "jobmanager: x", "historyserver:",
+	"jobmanager:", "archive:", "fs:", "dir: x", "dir:", "jobmanager.archive:", "fs.dir: x", "archive.fs.dir: x",
+	"jobmanager.archive.fs.dir: x",
+	"rest:", "port: 8081", "# dir: x", "", "- dir: x", `"dir": x`, "'jobmanager':", "jobmanager: # all of it", "jobmanager: x",
+	"historyserver:",
 	"dir : x", "dir:x", "<<: *a", "{a: b}", "? a", `"a\tb": c`, "archive: {fs: 1}", "\ufefffs:", "\xff: y", "fs: \xff", "archive: |",
 })
 
 func configText(t *rapid.T) string {
 	var text strings.Builder
 	for range rapid.IntRange(0, 8).Draw(t, "lines") {
-		text.WriteString(strings.Repeat(rapid.SampledFrom([]string{" ", " ", " ", "\t"}).Draw(t, "blank"), rapid.IntRange(0, 6).Draw(t, "indent")))
+		blank := rapid.SampledFrom([]string{" ", " ", " ", "\t"}).Draw(t, "blank")
+		text.WriteString(strings.Repeat(blank, rapid.IntRange(0, 6).Draw(t, "indent")))
 		text.WriteString(configLines.Draw(t, "line"))
 		text.WriteString(rapid.SampledFrom([]string{"\n", "\n", "\n", "\r\n", " \n"}).Draw(t, "end"))
 	}
@@ -312,7 +316,8 @@ func TestNativeCommandRuns(t *testing.T) {
 			t.Errorf("%q: the option is not added", c.command)
 			continue
 		}
-		for _, options := range [][]string{nil, {"SHELLOPTS=nounset"}, {"SHELLOPTS=errexit:pipefail"}, {"IFS=-D"}, {"FLINK_CONF_DIR=" + archive}} {
+		for _, options := range [][]string{nil, {"SHELLOPTS=nounset"}, {"SHELLOPTS=errexit:pipefail"}, {"IFS=-D"},
+			{"FLINK_CONF_DIR=" + archive}} {
 			text := strings.Replace(change.text, inPod, shell(t, archive), 1)
 			run := exec.Command(bash, "-c", text)
 			run.Env = append([]string{"PATH=" + bin}, options...)

@@ -96,6 +96,10 @@ func look(s Settings, r Request) (*view, Decision) {
 		return stop(ReasonTooLarge, "the pod is so near to what Kubernetes allows for a pod or its annotations that the agent could make "+
 			"it too large: make it smaller")
 	}
+	var why string
+	if v.asks, why = v.resources(r.Limits, d.Mode); why != "" {
+		return stop(ReasonNamespaceLimits, "%s: the pod would be refused", why)
+	}
 	return v, d
 }
 
@@ -132,7 +136,8 @@ func (v *view) injectWish() string {
 func hasAgent(pod *corev1.Pod) bool {
 	found := false
 	each(&pod.Spec, func(c *corev1.Container) { found = found || c.Name == ContainerName })
-	return found || slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == ContainerName })
+	return found || slices.ContainsFunc(pod.Spec.EphemeralContainers,
+		func(c corev1.EphemeralContainer) bool { return c.Name == ContainerName })
 }
 
 // otherRole says by which label the pod is something else than a JobManager; "" if by none.
@@ -151,8 +156,8 @@ func (v *view) nativeFlink() bool {
 }
 
 const (
-	// most and mostAnnotations are what a pod may have in bytes before the agent comes, and what its annotations may. Kubernetes allows 256 KiB
-	// of annotations, and etcd 1.5 MiB of an object; an agent adds less than 1 KiB to the former, and its certificates to the latter.
+	// mostAnnotations and mostPod are what a pod may have in bytes before the agent comes. Kubernetes allows 256 KiB of annotations, and
+	// etcd 1.5 MiB of an object; an agent adds less than 1 KiB to the former, and its certificates to the latter.
 	mostAnnotations = 255 << 10
 	mostPod         = 1 << 20
 )

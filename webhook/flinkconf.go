@@ -28,7 +28,7 @@ func readConfig(text string) config {
 	}
 	var levels []level
 	for line := range strings.SplitSeq(text, "\n") {
-		line = strings.TrimPrefix(strings.TrimSuffix(line, "\r"), "\ufeff")
+		line = strings.TrimPrefix(line, "\ufeff")
 		if beyondLines.MatchString(line) {
 			c.odd = append(c.odd, "")
 		}

@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var rewrite = flag.Bool("rewrite", false, "write the golden files anew; read the difference before you commit it")
 
 // settings are those of the golden files.
 func settings() Settings {
@@ -52,7 +52,7 @@ func TestPods(t *testing.T) {
 
 			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
 			got := []byte(tell(t, d, patched))
-			if *update {
+			if *rewrite {
 				if err := os.WriteFile(golden, got, 0o644); err != nil {
 					t.Fatal(err)
 				}
@@ -60,10 +60,10 @@ func TestPods(t *testing.T) {
 			}
 			want, err := os.ReadFile(golden)
 			if err != nil {
-				t.Fatalf("%v: write it with -update", err)
+				t.Fatalf("%v: write it with -rewrite", err)
 			}
 			if diff := cmp.Diff(string(want), string(got)); diff != "" {
-				t.Errorf("it became something else (-want +got); read it, then write it anew with -update:\n%s", diff)
+				t.Errorf("it became something else (-want +got); read it, then write it anew with -rewrite:\n%s", diff)
 			}
 		})
 	}

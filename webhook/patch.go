@@ -177,7 +177,7 @@ func (v *view) agent(d Decision) *corev1.Container {
 	c := &corev1.Container{
 		Name: ContainerName, Image: s.Image, ImagePullPolicy: corev1.PullPolicy(s.PullPolicy),
 		Command:         []string{"/bin/holdfast-agent"},
-		Resources:       v.resources(),
+		Resources:       v.asks,
 		SecurityContext: v.security(),
 	}
 	literal := func(name, value string) {

@@ -20,7 +20,8 @@ type view struct {
 	index     int               // of the JobManager's container
 	container *corev1.Container // that one
 	role      role
-	configs   []config // Flink's configuration files; nil where they are not known
+	configs   []config                    // Flink's configuration files; nil where they are not known
+	asks      corev1.ResourceRequirements // of the agent's container
 	warnings  []string
 }
 
@@ -276,7 +277,8 @@ func bound(spec *corev1.PodSpec, label string, fits func(string) bool) string {
 			return value
 		}
 	}
-	if spec.Affinity == nil || spec.Affinity.NodeAffinity == nil || spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+	if spec.Affinity == nil || spec.Affinity.NodeAffinity == nil ||
+		spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
 		return ""
 	}
 	// The terms are alternatives: none of them may fit.

@@ -35,6 +35,8 @@ const (
 	ReasonNeedsNativeSidecars Reason = "NeedsNativeSidecars"
 	// ReasonTooLarge: the pod is so near to what Kubernetes allows that the agent could make it too large.
 	ReasonTooLarge Reason = "TooLarge"
+	// ReasonNamespaceLimits: a LimitRange or a quota of the namespace would refuse the pod with the agent, and not without it.
+	ReasonNamespaceLimits Reason = "NamespaceLimits"
 	// ReasonPaused: the webhook injects nothing at the moment, because an agent's image could not be pulled.
 	ReasonPaused Reason = "Paused"
 )
@@ -44,7 +46,7 @@ func Reasons() []Reason {
 	return []Reason{
 		ReasonJobManager, ReasonNotSelected, ReasonNamespaceNotSelected, ReasonOptedOut, ReasonAlreadyInjected, ReasonUnreadable,
 		ReasonEnding, ReasonStaticPod, ReasonPlatform, ReasonNotJobManager, ReasonNoContainer, ReasonNoClusterID, ReasonPortUnknown,
-		ReasonNeedsNativeSidecars, ReasonTooLarge, ReasonPaused,
+		ReasonNeedsNativeSidecars, ReasonTooLarge, ReasonNamespaceLimits, ReasonPaused,
 	}
 }
 

@@ -17,16 +17,20 @@ const limitRanger = "kubernetes.io/limit-ranger"
 //   - A Guaranteed pod stays Guaranteed: limits, and requests that equal them.
 //   - A quota may demand a request or a limit of every container. Then all the others have it, or the pod would be refused without the
 //     agent too. Requests and the memory limit are always set; the cpu limit is where all the others have one.
-//   - What the LimitRanger had to set for another container is left to it: it runs again after a webhook has changed a pod, and what
-//     it sets fits the namespace's least and most.
-func (v *view) resources() corev1.ResourceRequirements {
+//   - What the LimitRanger had to set for another container is left to it, where the namespace's LimitRanges are not known: it runs
+//     again after a webhook has changed a pod, and what it sets fits the namespace's least and most.
+//   - Where they are known, all of it is made to fit; see fit. What cannot be made to fit is said in why.
+func (v *view) resources(known Limits, mode Mode) (r corev1.ResourceRequirements, why string) {
 	spec := &v.pod.Spec
 	if spec.Resources != nil && len(spec.Resources.Requests)+len(spec.Resources.Limits) > 0 {
-		return corev1.ResourceRequirements{}
+		return r, ""
+	}
+	if isBestEffort(spec) && known.refuseMore() {
+		return r, ""
 	}
 	set := v.settings.Resources
 	cpu, memory := corev1.ResourceCPU, corev1.ResourceMemory
-	r := corev1.ResourceRequirements{
+	r = corev1.ResourceRequirements{
 		Requests: corev1.ResourceList{cpu: quantity(set.CPURequest), memory: quantity(set.MemoryRequest)},
 		Limits:   corev1.ResourceList{memory: quantity(set.MemoryLimit)},
 	}
@@ -37,11 +41,19 @@ func (v *view) resources() corev1.ResourceRequirements {
 	if guaranteed {
 		r.Requests = r.Limits.DeepCopy()
 	}
-	for _, name := range leftToLimitRanger(v.pod.Annotations[limitRanger]) {
-		delete(r.Requests, name)
-		delete(r.Limits, name)
+	if known.Ranges == nil {
+		for _, name := range leftToLimitRanger(v.pod.Annotations[limitRanger]) {
+			delete(r.Requests, name)
+			delete(r.Limits, name)
+		}
 	}
-	return r
+	for _, name := range []corev1.ResourceName{cpu, memory} {
+		known.fit(&r, name, quantity(set.CPULimit), guaranteed)
+	}
+	if limit, set := r.Limits[memory]; set && limit.Cmp(quantity(v.settings.Resources.MemoryRequest)) < 0 {
+		return r, "a LimitRange of the namespace allows a container less memory than the agent's " + v.settings.Resources.MemoryRequest
+	}
+	return r, known.room(spec, r, mode)
 }
 
 // leftToLimitRanger reads what the LimitRanger had to set: "LimitRanger plugin set: cpu, memory request for container a; cpu limit for …".
@@ -78,6 +90,18 @@ func isGuaranteed(spec *corev1.PodSpec) bool {
 			limit, limited := c.Resources.Limits[name]
 			request, requested := c.Resources.Requests[name]
 			is = is && limited && !limit.IsZero() && (!requested || request.Cmp(limit) == 0)
+		}
+	})
+	return is
+}
+
+// isBestEffort says whether a pod is of the class BestEffort: no container has a request or a limit for cpu or memory.
+func isBestEffort(spec *corev1.PodSpec) bool {
+	is := true
+	each(spec, func(c *corev1.Container) {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			limit, request := c.Resources.Limits[name], c.Resources.Requests[name]
+			is = is && limit.IsZero() && request.IsZero()
 		}
 	})
 	return is

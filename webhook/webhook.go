@@ -208,6 +208,8 @@ type Request struct {
 	Pod       json.RawMessage
 	// FlinkConfig is the data of the ConfigMap that ConfigMapNeeded named; nil where it is not known.
 	FlinkConfig map[string]string
+	// Limits are what the namespace allows its pods, as far as that is known.
+	Limits Limits
 }
 
 // Decision is what becomes of a pod.

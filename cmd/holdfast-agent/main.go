@@ -38,6 +38,9 @@ func run(ctx context.Context, args []string, lookup func(string) (string, bool),
 	switch {
 	case errors.Is(err, flag.ErrHelp), err == nil && o.showVersion:
 		return 0
+	case err == nil && o.idle:
+		<-ctx.Done()
+		return 0
 	case err != nil:
 		return refuse(ctx, o, err, errs)
 	}

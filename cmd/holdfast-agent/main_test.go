@@ -93,6 +93,23 @@ func TestWrongOptions(t *testing.T) {
 	}
 }
 
+// The pod that keeps the image on its node waits without a word, and ends at once when it is told to.
+func TestIdle(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var out, errs bytes.Buffer
+	code := make(chan int)
+	go func() { code <- run(ctx, []string{"--idle"}, none, &out, &errs) }()
+	select {
+	case c := <-code:
+		t.Fatalf("it ended by itself, with %d", c)
+	case <-time.After(300 * time.Millisecond):
+	}
+	cancel()
+	if c := <-code; c != 0 || out.Len()+errs.Len() > 0 {
+		t.Errorf("code %d, said %s%s", c, &out, &errs)
+	}
+}
+
 // In a pod a wrong option must not make a container that ends again and again: it waits for its end, and ends well.
 func TestWrongOptionsWait(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -35,6 +35,7 @@ type options struct {
 	listen      string
 	level       slog.Level
 	strict      bool
+	idle        bool
 	showVersion bool
 }
 
@@ -71,6 +72,7 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (o 
 	fs.StringVar(&o.listen, "listen", "127.0.0.1:7079", "the `address` where the agent itself can be asked (/jobs, /healthz); empty for none")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "the least `level` that is logged: debug, info, warn, error")
 	fs.BoolVar(&o.strict, "strict", false, "end with code 2 where the options are wrong, instead of waiting for the pod's end")
+	fs.BoolVar(&o.idle, "idle", false, "do nothing until the pod ends: the pod keeps the image on its node")
 	fs.BoolVar(&o.showVersion, "version", false, "print the version and end")
 
 	// Strictness decides what becomes of the other mistakes, so it is looked for by itself.
@@ -92,6 +94,9 @@ func parse(args []string, lookup func(string) (string, bool), out io.Writer) (o 
 	}
 	if o.showVersion {
 		fmt.Fprintln(out, "holdfast-agent", programVersion(lookup))
+		return o, nil
+	}
+	if o.idle {
 		return o, nil
 	}
 	for endpoint := range strings.SplitSeq(endpoints, ",") {

@@ -26,6 +26,7 @@ var rooms = map[string][]string{
 	"flink/flinktest":         {"job"},
 	"etcd":                    {},
 	"etcd/etcdlocal":          {"etcd"},
+	"etcd/member":             {"etcd/etcdlocal", "pki"},
 	"etcd/etcdlocal/etcdproc": {"etcd", "etcd/etcdlocal"},
 	"kube":                    {},
 	"pki":                     {},

@@ -49,9 +49,10 @@ type Files struct {
 	publish *publisher
 
 	// What follows is Run's alone.
-	text    [2][]byte
-	leaf    *tls.Certificate
-	trouble string
+	text      [2][]byte
+	leaf      *tls.Certificate
+	strangers map[pki.Fingerprint]time.Time // trusted, and not in the CA file: since when
+	trouble   string
 
 	mu    sync.Mutex
 	facts Facts
@@ -207,11 +208,13 @@ func (f *Files) round(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("authorities %s: %w", f.options.CA, err)
 	}
+	now, live := time.Now(), f.holder.reading()
+	f.meet(live.all(), ours, now)
 	bundles := make([][]byte, len(p.entries))
 	for i, e := range p.entries {
-		bundles[i] = f.bundle(e, ours)
+		bundles[i] = f.bundle(live.entry(e.name).certs, e, ours, now)
 	}
-	wrote, err := f.publish.write(ctx, p, bundles, time.Now())
+	wrote, err := f.publish.write(ctx, p, bundles, now)
 	if err == nil && wrote {
 		_, err = f.look(ctx)
 	}
@@ -230,28 +233,42 @@ func (f *Files) look(ctx context.Context) (published, error) {
 	return p, err
 }
 
-// bundle is what an entry's caBundle is to be: ours, and what others put there not long ago. If that is what it holds, it stays as it is.
-func (f *Files) bundle(e entry, ours []*x509.Certificate) []byte {
-	f.holder.mu.Lock()
-	defer f.holder.mu.Unlock()
-	now, seen := time.Now(), f.holder.live.entry(e.name)
-	want, right := ours, len(seen.certs) > 0
-	for _, c := range seen.certs {
+// bundle is what an entry's caBundle is to be: ours, and what others put there or what was ours until not long ago. If that is what it
+// holds, it stays as it is.
+func (f *Files) bundle(seen []*x509.Certificate, e entry, ours []*x509.Certificate, now time.Time) []byte {
+	want, right := ours, len(seen) > 0
+	for _, c := range seen {
 		switch {
 		case contains(ours, c):
-		case pki.ValidAt(c, now) == nil && now.Sub(seen.since[pki.Of(c)]) < strangerGrace:
+		case pki.ValidAt(c, now) == nil && now.Sub(f.strangers[pki.Of(c)]) < strangerGrace:
 			want = append(want[:len(want):len(want)], c)
 		default:
 			right = false
 		}
 	}
 	for _, c := range ours {
-		right = right && contains(seen.certs, c)
+		right = right && contains(seen, c)
 	}
 	if right {
 		return e.bundle
 	}
 	return pki.EncodeCertificates(want...)
+}
+
+// meet remembers since when certificates have been trusted that are not in the CA file.
+func (f *Files) meet(trusted, ours []*x509.Certificate, now time.Time) {
+	strangers := map[pki.Fingerprint]time.Time{}
+	for _, c := range trusted {
+		if contains(ours, c) {
+			continue
+		}
+		since, known := f.strangers[pki.Of(c)]
+		if !known {
+			since = now
+		}
+		strangers[pki.Of(c)] = since
+	}
+	f.strangers = strangers
 }
 
 // tell logs an error once, until there is another.

@@ -35,6 +35,13 @@ func (h *holder) saw(p published, gone, lenient bool, now time.Time) live {
 	return h.live
 }
 
+// reading is the last one. It must not be changed.
+func (h *holder) reading() live {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.live
+}
+
 // offer puts a certificate in service if that harms nobody: if there is none yet, if the one in service is of no use (any more), if
 // both have the same issuer, or if the API servers have been told long enough ago to trust the new one's. It says whether the
 // certificate is in service.

@@ -293,10 +293,7 @@ func (o *Own) sign(a *pki.Authority) (*tls.Certificate, error) {
 
 // sight is what this replica saw for itself.
 func (o *Own) sight(read state, wrong error) sight {
-	o.holder.mu.Lock()
-	live := o.holder.live
-	o.holder.mu.Unlock()
-	now := time.Now()
+	now, live := time.Now(), o.holder.reading()
 	saw := sight{now: now, wrong: wrong}
 	if read.current != nil {
 		saw.due = read.current.Certificate().NotAfter.Sub(now) < o.options.AuthorityLife/3
