@@ -66,10 +66,11 @@ func (p *program) root() *cobra.Command {
 		Use:   "holdfast-webhook",
 		Short: "Put the agent into the pods of JobManagers as they are created",
 		Long: `Put the agent into the pods of JobManagers as they are created: the admission webhook that a MutatingWebhookConfiguration names. It
-never denies a pod. Any number of replicas may run, and none leads. Every flag can be given as a variable too, whose name stands in brackets; the
-flag wins.
+never denies a pod. Any number of replicas may run, and none leads. Every flag can be given as a variable too, whose name stands
+in brackets; the flag wins.
 
-At SIGTERM it stops being ready, serves on for --shutdown-delay, and ends when what it has begun is answered; at a second one it ends at once.
+At SIGTERM it stops being ready, serves on for --shutdown-delay, and ends when what it has begun is answered; at a second one it ends at
+once.
 
 Exit codes: 0 fine, 1 error, 2 wrong command line.`,
 		Example: `  holdfast-webhook --namespace holdfast --service holdfast-webhook --configuration holdfast --ca-secret holdfast-webhook-ca \

@@ -104,7 +104,8 @@ func TestWrongFlags(t *testing.T) {
 		{fine("--ca-file", "x"), nil, []string{"--ca-file goes with --tls-cert"}},
 		{fine("--manage-ca-bundle=false"), nil, []string{"--manage-ca-bundle=false goes with --tls-cert"}},
 		{files, nil, []string{"--ca-file is missing: the configuration's caBundle is made of it"}},
-		{append(files, "--ca-file", "c", "--manage-ca-bundle=false"), nil, []string{"--ca-file and --manage-ca-bundle=false exclude one another"}},
+		{append(files, "--ca-file", "c", "--manage-ca-bundle=false"), nil,
+			[]string{"--ca-file and --manage-ca-bundle=false exclude one another"}},
 		{append(files, "--tls-key", ""), nil, []string{"--tls-cert and --tls-key go together"}},
 		{fine("--etcd-ca", missing), nil, []string{"--etcd-ca: open " + missing}},
 		{fine("--archive", "maybe"), nil, []string{"maybe"}},
@@ -131,8 +132,10 @@ func TestWrongFlags(t *testing.T) {
 func TestOutsideOfACluster(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	var errs output
-	p := &program{out: &errs, err: &errs, lookup: func(string) (string, bool) { return "", false }, connect: connect, libraries: func(*slog.Logger) {}}
-	if code := p.run(t.Context(), fine()); code != 2 || !strings.Contains(errs.String(), "this is not a pod of a Kubernetes cluster: give --kubeconfig") {
+	p := &program{out: &errs, err: &errs, lookup: func(string) (string, bool) { return "", false }, connect: connect,
+		libraries: func(*slog.Logger) {}}
+	if code := p.run(t.Context(), fine()); code != 2 || !strings.Contains(errs.String(),
+		"this is not a pod of a Kubernetes cluster: give --kubeconfig") {
 		t.Errorf("exit code %d:\n%s", code, &errs)
 	}
 }
@@ -146,7 +149,8 @@ func TestAddressesThatAreTaken(t *testing.T) {
 	for _, flag := range []string{"--listen", "--metrics-listen"} {
 		var errs output
 		args := fine("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", flag, taken.Addr().String())
-		if code := execute(t.Context(), cluster("v1.34.0"), &errs, nil, args...); code != 1 || !strings.Contains(errs.String(), "choose another address with "+flag) {
+		if code := execute(t.Context(), cluster("v1.34.0"), &errs, nil, args...); code != 1 ||
+			!strings.Contains(errs.String(), "choose another address with "+flag) {
 			t.Errorf("%s: exit code %d:\n%s", flag, code, &errs)
 		}
 	}
@@ -193,7 +197,8 @@ func start(t *testing.T, client kubernetes.Interface, args ...string) *replica {
 	ctx, stop := context.WithCancel(t.Context())
 	r := &replica{t: t, stop: stop, ended: make(chan int, 1)}
 	go func() {
-		r.ended <- execute(ctx, client, &r.errs, nil, fine(append([]string{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"}, args...)...)...)
+		r.ended <- execute(ctx, client, &r.errs, nil, fine(append([]string{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"},
+			args...)...)...)
 	}()
 	r.await("it serves", func() bool {
 		lines := bufio.NewScanner(strings.NewReader(r.errs.String()))
@@ -247,12 +252,14 @@ func (r *replica) review(client kubernetes.Interface) (string, error) {
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "holdfast-webhook.holdfast.svc"}}
 	defer transport.CloseIdleConnections()
-	body := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u1","resource":{"group":"","version":"v1","resource":"pods"},
-		"operation":"CREATE","namespace":"team-a","object":{"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"orders-","labels":
+	body := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u1","resource":{"group":"","version":"v1",
+		"resource":"pods"},"operation":"CREATE","namespace":"team-a","object":{"apiVersion":"v1","kind":"Pod","metadata":{
+		"generateName":"orders-","labels":
 		{"app":"orders","component":"jobmanager","type":"flink-native-kubernetes"},"ownerReferences":[{"apiVersion":"apps/v1","kind":"ReplicaSet",
 		"name":"orders-6b8f6c7d9c","uid":"u2","controller":true}]},"spec":{"containers":[{"name":"flink-main-container","image":"flink:2.3",
 		"args":["bash","-c","kubernetes-jobmanager.sh kubernetes-session"],"ports":[{"name":"rest","containerPort":8081}]}]}}}}`
-	resp, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Post("https://"+r.reviews+"/mutate", "application/json", strings.NewReader(body))
+	resp, err := (&http.Client{Transport: transport, Timeout: 10 * time.Second}).Post("https://"+r.reviews+"/mutate", "application/json",
+		strings.NewReader(body))
 	if err != nil {
 		return "", err
 	}
@@ -280,12 +287,15 @@ func TestFromStartToEnd(t *testing.T) {
 	// Live, and not ready: etcd's first member has not made its authority yet.
 	r.await("it says what it waits for", func() bool {
 		code, text := r.get("/readyz?verbose")
-		return code == 503 && strings.Contains(text, "[+]certificate ok\n") && strings.Contains(text, "[-]settings failed: waiting for key ca.crt of ConfigMap holdfast/etcd-ca, which holdfast-etcd writes: it is not there yet")
+		return code == 503 && strings.Contains(text, "[+]certificate ok\n") &&
+			strings.Contains(text,
+				"[-]settings failed: waiting for key ca.crt of ConfigMap holdfast/etcd-ca, which holdfast-etcd writes: it is not there yet")
 	})
 	if code, _ := r.get("/livez"); code != 200 {
 		t.Errorf("livez: %d", code)
 	}
-	if answer, err := r.review(client); err != nil || !strings.Contains(answer, `"allowed":true`) || !strings.Contains(answer, `"reason":"Starting"`) {
+	if answer, err := r.review(client); err != nil || !strings.Contains(answer, `"allowed":true`) ||
+		!strings.Contains(answer, `"reason":"Starting"`) {
 		t.Errorf("while it waits: %s, %v", answer, err)
 	}
 	ca := authority(t)
@@ -297,7 +307,8 @@ func TestFromStartToEnd(t *testing.T) {
 	if err != nil || !strings.Contains(answer, `"reason":"JobManager"`) || !strings.Contains(answer, `"mode":"native"`) {
 		t.Errorf("when it is ready: %s, %v", answer, err)
 	}
-	for _, want := range []string{`msg=waiting for="key ca.crt of ConfigMap holdfast/etcd-ca`, `msg="settings are complete" site=default uid=cluster-1 native-sidecars=true`, "msg=decided decision=inject"} {
+	for _, want := range []string{`msg=waiting for="key ca.crt of ConfigMap holdfast/etcd-ca`,
+		`msg="settings are complete" site=default uid=cluster-1 native-sidecars=true`, "msg=decided decision=inject"} {
 		if n := strings.Count(r.errs.String(), want); n != 1 {
 			t.Errorf("logged %d times: %s\n%s", n, want, &r.errs)
 		}
@@ -353,7 +364,8 @@ func TestGivenCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pair, err := a.Sign(pki.Request{Name: "webhook", Hosts: []string{"holdfast-webhook.holdfast.svc"}, Server: true, Life: time.Hour}, time.Now())
+	pair, err := a.Sign(pki.Request{Name: "webhook", Hosts: []string{"holdfast-webhook.holdfast.svc"}, Server: true, Life: time.Hour},
+		time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +379,8 @@ func TestGivenCertificate(t *testing.T) {
 		}
 	}
 	client := cluster("v1.34.2")
-	r := start(t, client, "--ca-secret", "", "--tls-cert", dir+"/tls.crt", "--tls-key", dir+"/tls.key", "--ca-file", dir+"/ca.crt", "--shutdown-delay", "0s")
+	r := start(t, client, "--ca-secret", "", "--tls-cert", dir+"/tls.crt", "--tls-key", dir+"/tls.key", "--ca-file", dir+"/ca.crt",
+		"--shutdown-delay", "0s")
 	r.await("it is ready", r.ready)
 	if answer, err := r.review(client); err != nil || !strings.Contains(answer, `"reason":"JobManager"`) {
 		t.Errorf("%s, %v", answer, err)
@@ -405,7 +418,8 @@ func TestLearnsAgain(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		expect("while the API server is silent", 0)
-		if err := l.missing(); err == nil || !strings.Contains(err.Error(), "waiting for the uid of namespace kube-system: ") || !strings.Contains(err.Error(), "no answer") {
+		if err := l.missing(); err == nil || !strings.Contains(err.Error(), "waiting for the uid of namespace kube-system: ") ||
+			!strings.Contains(err.Error(), "no answer") {
 			t.Errorf("missing is %v", err)
 		}
 		silent.Store(false)
@@ -414,7 +428,8 @@ func TestLearnsAgain(t *testing.T) {
 		if err := l.missing(); err != nil {
 			t.Errorf("missing is %v", err)
 		}
-		if diff := cmp.Diff([]any{"cluster-1", first.Data["ca.crt"], false}, []any{got[0].SiteUID, got[0].EtcdCA, got[0].NativeSidecars}); diff != "" {
+		if diff := cmp.Diff([]any{"cluster-1", first.Data["ca.crt"], false},
+			[]any{got[0].SiteUID, got[0].EtcdCA, got[0].NativeSidecars}); diff != "" {
 			t.Errorf("-want +got\n%s", diff)
 		}
 		time.Sleep(time.Hour)
@@ -483,7 +498,8 @@ func TestSignals(t *testing.T) {
 	if err := os.WriteFile(kubeconfig, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0], fine("--kubeconfig", kubeconfig, "--shutdown-delay", "1h", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")...)
+	cmd := exec.Command(os.Args[0], fine("--kubeconfig", kubeconfig, "--shutdown-delay", "1h", "--listen", "127.0.0.1:0",
+		"--metrics-listen", "127.0.0.1:0")...)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
 	r := &replica{t: t}
 	cmd.Stderr = &r.errs

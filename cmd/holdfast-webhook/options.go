@@ -52,31 +52,39 @@ func (o *options) add(cmd *cobra.Command) {
 	f.StringVar(&o.service, "service", "", "the webhook's Service, which the API server calls; required")
 	f.StringVar(&o.configuration, "configuration", "", "the MutatingWebhookConfiguration that names this webhook; required")
 
-	f.StringVar(&o.caSecret, "ca-secret", "", "Secret in which all replicas keep a certificate authority of their own; this, or --tls-cert and --tls-key")
+	f.StringVar(&o.caSecret, "ca-secret", "",
+		"Secret in which all replicas keep a certificate authority of their own; this, or --tls-cert and --tls-key")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "file with the certificate, and its chain, where somebody else renews it")
 	f.StringVar(&o.tlsKey, "tls-key", "", "file with the key of --tls-cert")
 	f.StringVar(&o.ca, "ca-file", "", "file with the authorities of --tls-cert, for the configuration's caBundle")
-	f.BoolVar(&o.manageBundle, "manage-ca-bundle", true, "write the configuration's caBundle; false where somebody else does, such as cert-manager")
+	f.BoolVar(&o.manageBundle, "manage-ca-bundle", true,
+		"write the configuration's caBundle; false where somebody else does, such as cert-manager")
 
 	f.StringVar(&s.Image, "agent-image", "", "the agent's image; required")
 	f.StringVar(&s.PullPolicy, "agent-pull-policy", s.PullPolicy, "when the agent's image is pulled: Always, IfNotPresent or Never")
-	f.StringSliceVar(&s.Architectures, "agent-architectures", s.Architectures, "the processors that the agent's image is made for; empty for all")
+	f.StringSliceVar(&s.Architectures, "agent-architectures", s.Architectures,
+		"the processors that the agent's image is made for; empty for all")
 	f.StringVar(&s.Resources.CPURequest, "agent-cpu-request", s.Resources.CPURequest, "the agent's request of cpu")
 	f.StringVar(&s.Resources.MemoryRequest, "agent-memory-request", s.Resources.MemoryRequest, "the agent's request of memory")
-	f.StringVar(&s.Resources.CPULimit, "agent-cpu-limit", s.Resources.CPULimit, "the agent's limit of cpu, set only where the pod's other containers have one")
+	f.StringVar(&s.Resources.CPULimit, "agent-cpu-limit", s.Resources.CPULimit,
+		"the agent's limit of cpu, set only where the pod's other containers have one")
 	f.StringVar(&s.Resources.MemoryLimit, "agent-memory-limit", s.Resources.MemoryLimit, "the agent's limit of memory")
 	f.StringVar(&s.Site, "site", s.Site, "the site's name, as the aggregator has it")
 	f.StringVar(&s.SiteUID, "site-uid", "", "whose site it is (default: the uid of the namespace kube-system)")
 	f.StringSliceVar(&s.EtcdEndpoints, "etcd-endpoints", nil, "where agents find etcd's members; required")
 	f.StringVar(&o.etcdCA, "etcd-ca", "", "file with the certificates that agents check etcd's against (default: their system's)")
-	f.StringVar(&o.etcdCAConfigMap, "etcd-ca-configmap", "", "ConfigMap of this namespace whose key ca.crt has them; it is waited for, where --etcd-ca is not there")
+	f.StringVar(&o.etcdCAConfigMap, "etcd-ca-configmap", "",
+		"ConfigMap of this namespace whose key ca.crt has them; it is waited for, where --etcd-ca is not there")
 	f.StringVar(&o.archive, "archive", string(s.Archive), "whether Flink is given a folder for what became of its jobs: auto or off")
 	f.StringVar(&s.ArchiveSizeLimit, "archive-size-limit", s.ArchiveSizeLimit, "how large that folder may become")
-	f.BoolVar(&s.ReadConfigMaps, "read-configmaps", false, "read the ConfigMap with Flink's configuration, where the decision about that folder needs it")
+	f.BoolVar(&s.ReadConfigMaps, "read-configmaps", false,
+		"read the ConfigMap with Flink's configuration, where the decision about that folder needs it")
 
 	f.StringSliceVar(&o.namespaces, "namespaces", nil, "the namespaces in which injected pods are watched (default: all)")
-	f.DurationVar(&o.breakerPause, "breaker-pause", 2*time.Minute, "how long no agents are injected after one could not start, until one is tried; it doubles up to 30m")
-	f.DurationVar(&o.shutdownDelay, "shutdown-delay", 10*time.Second, "how long to serve on after SIGTERM, until nobody sends anything any more")
+	f.DurationVar(&o.breakerPause, "breaker-pause", 2*time.Minute,
+		"how long no agents are injected after one could not start, until one is tried; it doubles up to 30m")
+	f.DurationVar(&o.shutdownDelay, "shutdown-delay", 10*time.Second,
+		"how long to serve on after SIGTERM, until nobody sends anything any more")
 	o.log.Add(cmd)
 }
 
@@ -111,7 +119,8 @@ func (o *options) check() error {
 	case files && (o.tlsCert == "" || o.tlsKey == ""):
 		mistake("--tls-cert and --tls-key go together: give both, or neither")
 	case files && o.manageBundle && o.ca == "":
-		mistake("--ca-file is missing: the configuration's caBundle is made of it. Where somebody else writes that, such as cert-manager, give --manage-ca-bundle=false")
+		mistake("--ca-file is missing: the configuration's caBundle is made of it. Where somebody else writes that, such as cert-manager, " +
+			"give --manage-ca-bundle=false")
 	case files && !o.manageBundle && o.ca != "":
 		mistake("--ca-file and --manage-ca-bundle=false exclude one another: the file is for writing the caBundle")
 	case !files && o.ca != "":

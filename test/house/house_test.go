@@ -39,6 +39,9 @@ var rooms = map[string][]string{
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
 	},
 	"webhook":              {"record"},
+	"webhook/breaker":      {},
+	"webhook/limits":       {"webhook"},
+	"webhook/server":       {"webhook", "webhook/breaker", "webhook/certs"},
 	"test/flink/flinkproc": {"job", "test/machine"},
 	"test/machine":         {},
 }
@@ -181,6 +184,21 @@ func TestTheAgentStaysSmall(t *testing.T) {
 		} {
 			if strings.Contains(path, heavy) {
 				t.Errorf("the agent links %s", path)
+			}
+		}
+	}
+}
+
+// What the webhook decides is also said offline, by a program that need not carry all that serving takes.
+func TestTheWebhooksDecisionsLinkNoClient(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", module+"webhook").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		for _, heavy := range []string{"k8s.io/client-go", "github.com/valyala/fasthttp", "github.com/prometheus"} {
+			if strings.HasPrefix(path, heavy) {
+				t.Errorf("package webhook links %s", path)
 			}
 		}
 	}

@@ -40,8 +40,8 @@ func (a Agent) Pod() string { return a.Namespace + "/" + a.Name }
 // messageLimit bounds what is kept of a kubelet's message, in bytes.
 const messageLimit = 256
 
-// stuckReasons are why a container waits when its image cannot be had or it cannot be made: the kubelet's words (pkg/kubelet/images/types.go
-// and pkg/kubelet/kuberuntime/kuberuntime_container.go of Kubernetes).
+// stuckReasons are why a container waits when its image cannot be had or it cannot be made: the kubelet's words
+// (pkg/kubelet/images/types.go and pkg/kubelet/kuberuntime/kuberuntime_container.go of Kubernetes).
 var stuckReasons = map[string]bool{
 	"ErrImagePull":               true,
 	"ImagePullBackOff":           true,

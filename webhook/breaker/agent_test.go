@@ -51,7 +51,8 @@ func plain(pod *corev1.Pod) {
 func says(s corev1.ContainerStatus) func(*corev1.Pod) {
 	s.Name = "holdfast-agent"
 	return func(pod *corev1.Pod) {
-		other := corev1.ContainerStatus{Name: "another", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}
+		other := corev1.ContainerStatus{Name: "another",
+			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}
 		if len(pod.Spec.InitContainers) == 2 {
 			pod.Status.InitContainerStatuses = []corev1.ContainerStatus{other, s}
 		} else {
@@ -61,7 +62,8 @@ func says(s corev1.ContainerStatus) func(*corev1.Pod) {
 }
 
 func waiting(reason string) corev1.ContainerStatus {
-	return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "because of " + reason}}}
+	return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason,
+		Message: "because of " + reason}}}
 }
 
 func running(started *bool) corev1.ContainerStatus {
@@ -69,7 +71,8 @@ func running(started *bool) corev1.ContainerStatus {
 }
 
 func ended(reason string, code int32) corev1.ContainerStatus {
-	return corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason, ExitCode: code, Message: "it ended"}}}
+	return corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason,
+		ExitCode: code, Message: "it ended"}}}
 }
 
 // after adds how the container ended before.
@@ -114,16 +117,22 @@ func TestAgentOfAPod(t *testing.T) {
 		{"start", []func(*corev1.Pod){says(waiting("RunContainerError"))}, Stuck, "RunContainerError"},
 		{"image gone at a restart", []func(*corev1.Pod){goesOn, says(after(waiting("ErrImagePull"), ended("Error", 1)))}, Stuck, "ErrImagePull"},
 		{"wrong processor", []func(*corev1.Pod){notYet, says(ended("StartError", 128))}, Stuck, "StartError"},
-		{"wrong processor, again", []func(*corev1.Pod){notYet, says(after(waiting("CrashLoopBackOff"), ended("StartError", 128)))}, Stuck, "StartError"},
-		{"wrong processor, plain", []func(*corev1.Pod){plain, goesOn, says(after(waiting("CrashLoopBackOff"), ended("StartError", 128)))}, Stuck, "StartError"},
-		{"wrong processor, made anew", []func(*corev1.Pod){plain, goesOn, says(after(waiting("ContainerCreating"), ended("StartError", 128)))}, Waiting, ""},
+		{"wrong processor, again", []func(*corev1.Pod){notYet, says(after(waiting("CrashLoopBackOff"), ended("StartError", 128)))}, Stuck,
+			"StartError"},
+		{"wrong processor, plain", []func(*corev1.Pod){plain, goesOn, says(after(waiting("CrashLoopBackOff"), ended("StartError", 128)))},
+			Stuck, "StartError"},
+		{"wrong processor, made anew", []func(*corev1.Pod){plain, goesOn,
+			says(after(waiting("ContainerCreating"), ended("StartError", 128)))}, Waiting, ""},
 		{"ends at once", []func(*corev1.Pod){notYet, says(ended("OOMKilled", 137))}, Waiting, ""},
-		{"ends at once, again", []func(*corev1.Pod){notYet, says(after(waiting("CrashLoopBackOff"), ended("OOMKilled", 137)))}, Stuck, "CrashLoopBackOff"},
+		{"ends at once, again", []func(*corev1.Pod){notYet, says(after(waiting("CrashLoopBackOff"), ended("OOMKilled", 137)))}, Stuck,
+			"CrashLoopBackOff"},
 		{"killed later", []func(*corev1.Pod){goesOn, says(ended("OOMKilled", 137))}, Started, ""},
 		{"killed later, again", []func(*corev1.Pod){goesOn, says(after(waiting("CrashLoopBackOff"), ended("OOMKilled", 137)))}, Started, ""},
-		{"killed later, plain", []func(*corev1.Pod){plain, goesOn, says(after(waiting("CrashLoopBackOff"), ended("OOMKilled", 137)))}, Started, ""},
+		{"killed later, plain", []func(*corev1.Pod){plain, goesOn, says(after(waiting("CrashLoopBackOff"), ended("OOMKilled", 137)))},
+			Started, ""},
 		{"made anew after a kill", []func(*corev1.Pod){goesOn, says(after(waiting("ContainerCreating"), ended("OOMKilled", 137)))}, Started, ""},
-		{"sidecars turned off", []func(*corev1.Pod){func(p *corev1.Pod) { p.Spec.InitContainers[0].RestartPolicy = nil }}, Stuck, "RestartPolicyDropped"},
+		{"sidecars turned off", []func(*corev1.Pod){func(p *corev1.Pod) { p.Spec.InitContainers[0].RestartPolicy = nil }}, Stuck,
+			"RestartPolicyDropped"},
 		{"sidecars turned off on the node", []func(*corev1.Pod){func(p *corev1.Pod) {
 			p.Status.Phase, p.Status.Reason = corev1.PodFailed, "InitContainerRestartPolicyForbidden"
 		}}, Stuck, "InitContainerRestartPolicyForbidden"},
@@ -143,7 +152,8 @@ func TestAgentOfAPod(t *testing.T) {
 			if a.Condition != c.want || a.Reason != c.why {
 				t.Errorf("%s: condition %d because of %q, want %d because of %q", c.name, a.Condition, a.Reason, c.want, c.why)
 			}
-			want := Agent{UID: "uid-p", Namespace: "team-a", Name: "p", Node: "node-1", Created: created, Condition: a.Condition, Reason: a.Reason, Message: a.Message}
+			want := Agent{UID: "uid-p", Namespace: "team-a", Name: "p", Node: "node-1", Created: created, Condition: a.Condition,
+				Reason: a.Reason, Message: a.Message}
 			if diff := cmp.Diff(want, a); diff != "" {
 				t.Errorf("%s: -want +got\n%s", c.name, diff)
 			}
@@ -171,7 +181,7 @@ func TestPodsThatSayNothing(t *testing.T) {
 func TestPodsAreMadeSmall(t *testing.T) {
 	pod := podOf("p", says(waiting("ErrImagePull")))
 	pod.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 100_000)}
-	pod.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: make([]byte, 10_000)}}}
+	pod.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(strings.Repeat("w", 10_000))}}
 	pod.Spec.Containers[0].Args = []string{strings.Repeat("y", 100_000)}
 	pod.Status.Message = strings.Repeat("z", 1000)
 	small, err := shrink(pod)

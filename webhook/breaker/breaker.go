@@ -4,8 +4,8 @@
 // then agents are injected.
 //
 // Replicas need no leader. All see the same pods, the tries of others among them, so all open and close within the delay of their
-// watches. Only while a try has not appeared in the watch yet can another replica make one too: at most one pod a replica, and usually one in
-// all, since replicas try some seconds apart.
+// watches. Only while a try has not appeared in the watch yet can another replica make one too: at most one pod a replica, and usually
+// one in all, since replicas try some seconds apart.
 package breaker
 
 import (
@@ -242,7 +242,8 @@ func (b *Breaker) heard(f *feed, err error) {
 	defer b.mu.Unlock()
 	if (err == nil) != (f.err == nil) {
 		if err != nil {
-			b.o.Log.Warn("the injected pods cannot be watched: should their agents not start, nobody notices", "namespace", f.namespace, "error", err)
+			b.o.Log.Warn("the injected pods cannot be watched: should their agents not start, nobody notices", "namespace", f.namespace,
+				"error", err)
 		} else {
 			b.o.Log.Info("the injected pods are watched again", "namespace", f.namespace)
 		}

@@ -134,7 +134,8 @@ func TestWatchesInjectedPods(t *testing.T) {
 				t.Errorf("the status has no %q: %s", want, status)
 			}
 		}
-		w.metrics("holdfast_webhook_stuck_pods 1", `holdfast_webhook_breaker_state{state="open"} 1`, `holdfast_webhook_breaker_state{state="closed"} 0`,
+		w.metrics("holdfast_webhook_stuck_pods 1", `holdfast_webhook_breaker_state{state="open"} 1`,
+			`holdfast_webhook_breaker_state{state="closed"} 0`,
 			"holdfast_webhook_injected_pods 1", "holdfast_webhook_breaker_watch_up 1", "holdfast_webhook_breaker_openings_total 1")
 
 		w.change(podOf("one", notYet, says(waiting("ImagePullBackOff"))))
@@ -241,7 +242,8 @@ func TestBrokenWatch(t *testing.T) {
 			return broken.Load(), nil, errors.New("no answer")
 		})
 		var log output
-		b, err := New(Options{Client: client, Selector: "holdfast.dev/injected=true", Agent: identity, Log: slog.New(slog.NewTextHandler(&log, nil))})
+		b, err := New(Options{Client: client, Selector: "holdfast.dev/injected=true", Agent: identity,
+			Log: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -157,8 +157,8 @@ func (c *circuit) leave(uid types.UID) {
 	delete(c.doubts, uid)
 }
 
-// doubt takes agents that have been Doubtful for too long for stuck. Nobody tells of time that passes, so it is asked for before anything is
-// concluded.
+// doubt takes agents that have been Doubtful for too long for stuck. Nobody tells of time that passes, so it is asked for before anything
+// is concluded.
 func (c *circuit) doubt(now time.Time) {
 	for uid, since := range c.doubts {
 		if now.Sub(since) >= doubted {
@@ -226,8 +226,8 @@ func (c *circuit) ask(now time.Time, claim bool) Answer {
 	case !c.broken.IsZero() && now.Sub(c.broken) >= expiry:
 		return Answer{Inject: true}
 	case now.Before(c.retry) || c.trying(now):
-		return Answer{Known: known, Message: fmt.Sprintf(
-			"agents cannot start just now (%s), so pods start without one; an administrator sees which pods are stuck in the webhook's log", c.cause.Reason)}
+		return Answer{Known: known, Message: fmt.Sprintf("agents cannot start just now (%s), so pods start without one; an administrator "+
+			"sees in the webhook's log which pods are stuck", c.cause.Reason)}
 	}
 	if claim {
 		c.claimed = now

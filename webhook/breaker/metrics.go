@@ -18,8 +18,10 @@ func newMetrics(b *Breaker) *metrics {
 		stuck:    desc("stuck_pods", "Injected pods whose agent cannot start."),
 		watched:  desc("injected_pods", "Pods with the agent that is injected now, as the breaker's watch sees them."),
 		openings: desc("breaker_openings_total", "How often the breaker opened, or stayed open since a try failed."),
-		tries:    desc("breaker_tries_total", "Pods that this replica let through while the breaker was open, to see whether agents start again."),
-		up:       desc("breaker_watch_up", "1 while the injected pods are watched. Otherwise agents are injected, and nobody notices if they cannot start."),
+		tries: desc("breaker_tries_total",
+			"Pods that this replica let through while the breaker was open, to see whether agents start again."),
+		up: desc("breaker_watch_up",
+			"1 while the injected pods are watched. Otherwise agents are injected, and nobody notices if they cannot start."),
 	}
 }
 

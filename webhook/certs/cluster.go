@@ -155,7 +155,7 @@ func rewatch(ctx context.Context, heard chan<- struct{}, begin func() (watch.Int
 	wait := minRewatch
 	for ctx.Err() == nil {
 		if w, err := begin(); err == nil {
-			stop := context.AfterFunc(ctx, w.Stop) // not every watch knows its context
+			stop := context.AfterFunc(ctx, w.Stop)
 			for event := range w.ResultChan() {
 				if event.Type != watch.Error && event.Type != watch.Bookmark {
 					wait = minRewatch

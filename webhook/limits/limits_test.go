@@ -19,7 +19,8 @@ import (
 
 func rangeOf(namespace, name string) *corev1.LimitRange {
 	return &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{
-		Namespace: namespace, Name: name, Annotations: map[string]string{"large": "text"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+		Namespace: namespace, Name: name, Annotations: map[string]string{"large": "text"},
+		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
 	}}
 }
 

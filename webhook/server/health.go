@@ -28,7 +28,8 @@ type Note struct {
 	Tell func() string
 }
 
-// Health answers /livez, /readyz and /metrics over plain HTTP: it is asked by the kubelet and by Prometheus, and says nothing that is secret.
+// Health answers /livez, /readyz and /metrics over plain HTTP: it is asked by the kubelet and by Prometheus, and says nothing that is
+// secret.
 type Health struct {
 	checks  []Check
 	notes   []Note
@@ -42,11 +43,13 @@ type Health struct {
 func NewHealth(registry prometheus.Gatherer, log *slog.Logger, checks []Check, notes []Note) *Health {
 	h := &Health{checks: checks, notes: notes}
 	// One metric that fails must not take all the others away.
-	h.metrics = fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+	h.metrics = fasthttpadaptor.NewFastHTTPHandler(promhttp.HandlerFor(registry,
+		promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.http = &fasthttp.Server{
-		Handler: h.serve, Logger: quiet{log}, NoDefaultServerHeader: true, ReadBufferSize: headerLimit, MaxRequestBodySize: 4 << 10, GetOnly: true,
-		ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: 2 * time.Minute, Concurrency: 256, CloseOnShutdown: true,
+		Handler: h.serve, Logger: quiet{log}, NoDefaultServerHeader: true, ReadBufferSize: headerLimit, MaxRequestBodySize: 4 << 10,
+		GetOnly: true, ReadTimeout: requestTimeout, WriteTimeout: 2 * requestTimeout, IdleTimeout: 2 * time.Minute,
+		Concurrency: 256, CloseOnShutdown: true,
 	}
 	return h
 }

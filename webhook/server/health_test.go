@@ -53,7 +53,8 @@ func TestHealth(t *testing.T) {
 		{"/livez", errors.New("x"), 200, "ok\n"},
 		{"/readyz", nil, 200, "ok\n"},
 		{"/readyz?verbose", nil, 200, "[+]certificate ok\n[+]settings ok\n[ ]breaker: open since noon\nreadyz check passed\n"},
-		{"/readyz", errors.New("there is\nnone"), 503, "[-]certificate failed: there is none\n[+]settings ok\n[ ]breaker: open since noon\nreadyz check failed\n"},
+		{"/readyz", errors.New("there is\nnone"), 503,
+			"[-]certificate failed: there is none\n[+]settings ok\n[ ]breaker: open since noon\nreadyz check failed\n"},
 		{"/mutate", nil, 404, "there are /livez, /readyz?verbose and /metrics\n"},
 	} {
 		certificate = c.err

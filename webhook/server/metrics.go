@@ -71,10 +71,11 @@ func newCertificateMetrics(c Certificates) *certificateMetrics {
 		return prometheus.NewDesc("holdfast_webhook_"+name, help, nil, nil)
 	}
 	return &certificateMetrics{
-		certificates:  c,
-		leaf:          desc("certificate_expiry_timestamp_seconds", "When the certificate that is served expires; 0 while there is none."),
-		authority:     desc("authority_expiry_timestamp_seconds", "When the authority that signs it expires; 0 while it is not known."),
-		trusted:       desc("certificate_trusted", "1 while the certificate is valid and the live caBundle leads to its issuer. Otherwise no agents are injected."),
+		certificates: c,
+		leaf:         desc("certificate_expiry_timestamp_seconds", "When the certificate that is served expires; 0 while there is none."),
+		authority:    desc("authority_expiry_timestamp_seconds", "When the authority that signs it expires; 0 while it is not known."),
+		trusted: desc("certificate_trusted",
+			"1 while the certificate is valid and the live caBundle leads to its issuer. Otherwise no agents are injected."),
 		renewals:      desc("certificate_renewals_total", "How often another certificate was taken into service."),
 		rotations:     desc("authority_rotations_total", "How often this replica made an authority, or put the next one in its place."),
 		secretRepairs: desc("authority_repairs_total", "How often this replica had to mend the authority's Secret."),

@@ -134,7 +134,8 @@ func (s *Server) unread(err error) *problem {
 	p := &problem{status: fasthttp.StatusBadRequest, text: "this is no request of HTTP/1.1 that can be understood", ends: true}
 	switch {
 	case errors.As(err, &small):
-		p.status, p.text = fasthttp.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("the request line and the headers may have %d bytes together", headerLimit)
+		p.status = fasthttp.StatusRequestHeaderFieldsTooLarge
+		p.text = fmt.Sprintf("the request line and the headers may have %d bytes together", headerLimit)
 	case errors.Is(err, fasthttp.ErrBodyTooLarge) || errors.Is(err, errTooLarge):
 		p.status, p.text = fasthttp.StatusRequestEntityTooLarge, tooLarge
 	case errors.As(err, &timeout) && timeout.Timeout():
@@ -154,7 +155,8 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 		s.metrics.distrusted.Inc()
 		now, last := time.Now().UnixNano(), s.distrusted.Load()
 		if now-last >= int64(distrustAgain) && s.distrusted.CompareAndSwap(last, now) {
-			s.o.Log.Warn("a client refuses the certificate: if it is the API server, pods start without an agent", "from", ctx.RemoteAddr(), "error", err)
+			s.o.Log.Warn("a client refuses the certificate: if it is the API server, pods start without an agent", "from", ctx.RemoteAddr(),
+				"error", err)
 		}
 		return
 	}

@@ -85,19 +85,28 @@ func TestRequestsThatAreNoReviews(t *testing.T) {
 		{"a list", withLength("[]"), 400, "this is no admission review", false},
 		{"null", withLength("null"), 400, `this is "" of ""`, false},
 		{"nested too deeply", withLength(strings.Repeat("[", 100_000)), 400, "this is no admission review", false},
-		{"an earlier version", withLength(strings.Replace(fine, "admission.k8s.io/v1", "admission.k8s.io/v1beta1", 1)), 400, "admissionReviewVersions", false},
-		{"a later version", withLength(strings.Replace(fine, "admission.k8s.io/v1", "admission.k8s.io/v2", 1)), 400, "only AdmissionReview of admission.k8s.io/v1", false},
-		{"another kind", withLength(strings.Replace(fine, `"AdmissionReview"`, `"ConversionReview"`, 1)), 400, `this is "ConversionReview"`, false},
+		{"an earlier version", withLength(strings.Replace(fine, "admission.k8s.io/v1", "admission.k8s.io/v1beta1", 1)), 400,
+			"admissionReviewVersions", false},
+		{"a later version", withLength(strings.Replace(fine, "admission.k8s.io/v1", "admission.k8s.io/v2", 1)), 400,
+			"only AdmissionReview of admission.k8s.io/v1", false},
+		{"another kind", withLength(strings.Replace(fine, `"AdmissionReview"`, `"ConversionReview"`, 1)), 400, `this is "ConversionReview"`,
+			false},
 		{"no request", withLength(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`), 400, "has no request", false},
-		{"null as a request", withLength(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":null}`), 400, "has no request", false},
-		{"a request of another form", withLength(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":{}}}`), 400, "this is no admission review", false},
-		{"another path", "POST /validate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}", 404, "/mutate", false},
+		{"null as a request", withLength(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":null}`), 400,
+			"has no request", false},
+		{"a request of another form", withLength(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":{}}}`), 400,
+			"this is no admission review", false},
+		{"another path", "POST /validate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}", 404,
+			"/mutate", false},
 		{"another method", "GET /mutate HTTP/1.1\r\nHost: x\r\n\r\n", 405, "POST", false},
-		{"another type", "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\nContent-Length: 2\r\n\r\n{}", 415, `not "text/xml"`, false},
-		{"protobuf", "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.kubernetes.protobuf\r\nContent-Length: 2\r\n\r\n{}", 415, "application/json", false},
+		{"another type", "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: text/xml\r\nContent-Length: 2\r\n\r\n{}", 415, `not "text/xml"`,
+			false},
+		{"protobuf", "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/vnd.kubernetes.protobuf\r\nContent-Length: 2\r\n\r\n{}",
+			415, "application/json", false},
 		{"no type", "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", 415, "application/json", false},
 		{"compressed", head + "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}", 415, `"gzip"`, false},
-		{"form", "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 2\r\n\r\n{}", 415, "application/json", false},
+		{"form", "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 2\r\n\r\n{}", 415,
+			"application/json", false},
 		{"10 MB, announced", head + "Content-Length: 10000000\r\n\r\n" + strings.Repeat("x", 9000), 413, "4 MiB", true},
 		{"a length that is none", head + "Content-Length: many\r\n\r\n", 400, "HTTP/1.1", true},
 		{"huge headers", head + "X-Much: " + strings.Repeat("x", headerLimit) + "\r\n\r\n", 431, "8192 bytes", true},
@@ -140,7 +149,8 @@ func TestRequestsThatAreNoReviews(t *testing.T) {
 func TestReviewsInOtherForms(t *testing.T) {
 	r := serving(t)
 	fine := string(reviewOf(t, creation(t, application)))
-	chunked := fmt.Sprintf("%sTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", head, 100, fine[:100], len(fine)-100, fine[100:])
+	chunked := fmt.Sprintf("%sTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", head, 100, fine[:100], len(fine)-100,
+		fine[100:])
 	for name, request := range map[string]string{
 		"in chunks":            chunked,
 		"with a charset":       strings.Replace(withLength(fine), "application/json", "Application/JSON; charset=utf-8", 1),
@@ -193,7 +203,8 @@ func TestLargeBodiesAreNotKept(t *testing.T) {
 	}
 	// The largest review that is taken, and what it took is given back.
 	request := creation(t, application)
-	request.Object.Raw = bytes.Replace(request.Object.Raw, []byte(`"metadata":{`), []byte(`"metadata":{"annotations":{"a":"`+strings.Repeat("x", 3<<20)+`"},`), 1)
+	request.Object.Raw = bytes.Replace(request.Object.Raw, []byte(`"metadata":{`),
+		[]byte(`"metadata":{"annotations":{"a":"`+strings.Repeat("x", 3<<20)+`"},`), 1)
 	for range bodiesLimit/bodyLimit + 1 {
 		if answer := r.review(request); answer.AuditAnnotations["reason"] == "Unreadable" {
 			t.Errorf("a large pod: %v", answer.Warnings)

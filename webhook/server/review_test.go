@@ -45,7 +45,8 @@ func TestInjects(t *testing.T) {
 	request := creation(t, application)
 	answer := r.review(request)
 	pod := patched(t, request, answer)
-	if pod.Labels[webhook.LabelInjected] != "true" || pod.Spec.InitContainers[0].Name != webhook.ContainerName || pod.Spec.InitContainers[0].Image != "holdfast:1" {
+	if pod.Labels[webhook.LabelInjected] != "true" || pod.Spec.InitContainers[0].Name != webhook.ContainerName ||
+		pod.Spec.InitContainers[0].Image != "holdfast:1" {
 		t.Errorf("the pod has no agent:\n%s", answer.Patch)
 	}
 	want := map[string]string{"decision": "inject", "reason": "JobManager", "mode": "native", "archive": "inject: DecidedInPod"}
@@ -104,7 +105,8 @@ func TestWhatIsLeftAlone(t *testing.T) {
 		if diff := cmp.Diff(map[string]string{"decision": "skip", "reason": string(c.reason)}, answer.AuditAnnotations); diff != "" {
 			t.Errorf("%s: audit annotations: -want +got\n%s", c.name, diff)
 		}
-		if len(answer.Warnings) == 0 || !strings.HasPrefix(answer.Warnings[0], "holdfast: no agent is injected: ") || !strings.HasSuffix(answer.Warnings[0], "("+string(c.reason)+")") {
+		if len(answer.Warnings) == 0 || !strings.HasPrefix(answer.Warnings[0], "holdfast: no agent is injected: ") ||
+			!strings.HasSuffix(answer.Warnings[0], "("+string(c.reason)+")") {
 			t.Errorf("%s: warnings %q", c.name, answer.Warnings)
 		}
 		if got := r.counted("decisions_total", "skip", string(c.reason)); got != before+1 {
@@ -354,7 +356,8 @@ func TestConfigMapsThatHang(t *testing.T) {
 	if most.Load() != configMapLimit {
 		t.Errorf("%d were read at a time, want %d", most.Load(), configMapLimit)
 	}
-	if failed, busy := r.counted("configmap_reads_total", "failed"), r.counted("configmap_reads_total", "busy"); failed+busy != pods || failed < configMapLimit {
+	if failed, busy := r.counted("configmap_reads_total", "failed"), r.counted("configmap_reads_total", "busy"); failed+busy != pods ||
+		failed < configMapLimit {
 		t.Errorf("%v failed, %v busy", failed, busy)
 	}
 }

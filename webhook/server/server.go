@@ -1,6 +1,6 @@
 // Package server is the webhook as the API server sees it: admission reviews over HTTPS, and its health and metrics over plain HTTP for
-// those who look after it. What is decided of a pod is package webhook's; this package asks, and answers. It never denies anything: a pod is
-// created with an agent or without one.
+// those who look after it. What is decided of a pod is package webhook's; this package asks, and answers. It never denies anything: a pod
+// is created with an agent or without one.
 package server
 
 import (

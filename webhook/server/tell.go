@@ -66,7 +66,8 @@ func (s *Server) tell(r *admissionv1.AdmissionRequest, d webhook.Decision) {
 		"decision", decision(d), "reason", string(d.Reason), "namespace", r.Namespace, "pod", name, "owner", owner, "dry", dry(r),
 	}
 	if d.Inject {
-		attributes = append(attributes, "mode", string(d.Mode), "cluster", d.ClusterID, "port", d.RESTPort, "container", d.Container, "archive", archive(d))
+		attributes = append(attributes, "mode", string(d.Mode), "cluster", d.ClusterID, "port", d.RESTPort, "container", d.Container,
+			"archive", archive(d))
 	} else {
 		attributes = append(attributes, "message", d.Message)
 	}
