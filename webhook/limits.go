@@ -66,9 +66,7 @@ func (l Limits) fit(r *corev1.ResourceRequirements, name corev1.ResourceName, fa
 		request, limit = inside(request), inside(limit)
 		standing := limit
 		if !limited {
-			if standing = item.Default[name]; standing.IsZero() && hasMost {
-				standing = most // which the API server takes for the default
-			}
+			standing = item.Default[name]
 		}
 		if ratio, has := item.MaxLimitRequestRatio[name]; has {
 			if !limited && (standing.IsZero() || above(standing, request, ratio)) {

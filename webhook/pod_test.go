@@ -471,6 +471,21 @@ func TestResources(t *testing.T) {
 	}
 }
 
+// Whoever may empty a node is told that the archive folder keeps nobody there, beside what it was told before.
+func TestArchiveKeepsNoNode(t *testing.T) {
+	for was, want := range map[string]string{
+		"": ArchiveVolume, "tmp": "tmp," + ArchiveVolume, "tmp," + ArchiveVolume: "tmp," + ArchiveVolume,
+	} {
+		pod := podOf(withArgs("standalone-job"), annotated(AnnotationArchive, "inject"))
+		if was != "" {
+			pod.Annotations[annotationEvictable] = was
+		}
+		if _, after := decideWithin(t, settings(), pod, Limits{}); after.Annotations[annotationEvictable] != want {
+			t.Errorf("%q became %q", was, after.Annotations[annotationEvictable])
+		}
+	}
+}
+
 // What an installation says reaches the agent, and Kubernetes replaces nothing in it.
 func TestEnvironment(t *testing.T) {
 	s := settings()
