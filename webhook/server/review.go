@@ -130,7 +130,7 @@ func (s *Server) patch(settings webhook.Settings, r webhook.Request) (webhook.De
 	if !d.Inject {
 		return d, nil
 	}
-	patch, err := json.Marshal(d.Patch)
+	patch, err := webhook.Encode(d.Patch)
 	if err != nil {
 		s.o.Log.Error("a patch cannot be written; the pod goes on without an agent: please report this", "namespace", r.Namespace, "error", err)
 		return skip(ReasonInternalError, "the webhook has failed"), nil
