@@ -26,6 +26,7 @@ const exitNoJob = 3
 
 // program is what the commands have from their surroundings.
 type program struct {
+	in       io.Reader
 	out, err io.Writer
 	lookup   flags.Lookup
 	now      func() time.Time
@@ -33,7 +34,7 @@ type program struct {
 }
 
 func main() {
-	p := &program{out: os.Stdout, err: os.Stderr, lookup: os.LookupEnv, now: time.Now, zone: time.Local}
+	p := &program{in: os.Stdin, out: os.Stdout, err: os.Stderr, lookup: os.LookupEnv, now: time.Now, zone: time.Local}
 	os.Exit(p.run(context.Background(), os.Args[1:]))
 }
 
@@ -77,9 +78,11 @@ Exit codes: 0 fine, 1 error, 2 wrong command line, 3 no such job.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.SetIn(p.in)
 	root.SetOut(p.out)
 	root.SetErr(p.err)
 	root.AddCommand(p.localCommand(), p.getCommand(), p.watchCommand(), p.whyCommand(), p.historyCommand(), p.statusCommand(),
+		p.webhookCommand(),
 		&cobra.Command{
 			Use: "version", Short: "Show the version of this program", Args: cobra.NoArgs,
 			Run: func(*cobra.Command, []string) { fmt.Fprintln(p.out, "holdfast", flags.Version(version)) },

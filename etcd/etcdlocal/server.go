@@ -1,5 +1,5 @@
-// Package etcdlocal is one etcd member inside this process: for holdfast local, and for tests. It is the only package
-// that links etcd's server. It is not for production, where etcd is a cluster of its own.
+// Package etcdlocal is one etcd member inside this process: for holdfast local, for tests, and for etcd/member, which makes it one of
+// several. It is the only package that links etcd's server.
 //
 // etcd ends its process, or panics, where it meets a data folder that it cannot use, and waits for ever for a folder that
 // somebody else uses. Start finds out first and says what to do; what still goes wrong inside etcd (a full disk, above all)
@@ -42,6 +42,8 @@ type Options struct {
 	// Token makes the cluster id of a new data folder. "" means a random one, so that two stores that began empty are
 	// told apart by their cluster id.
 	Token string
+	// Configure changes etcd's own configuration before it starts. The address, the token and the rest of the options are in it already.
+	Configure func(*embed.Config) error `json:"-"`
 	// Logger is told of etcd's warnings and errors. nil means nobody is.
 	Logger *slog.Logger
 }
@@ -104,6 +106,11 @@ func start(ctx context.Context, o Options, dir string, temporary bool) (*Server,
 	if err != nil {
 		return nil, err
 	}
+	if o.Configure != nil {
+		if err := o.Configure(config); err != nil {
+			return nil, err
+		}
+	}
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(failure.logger(o.Logger))
 
 	type result struct {
@@ -143,7 +150,9 @@ func start(ctx context.Context, o Options, dir string, temporary bool) (*Server,
 		s.stop()
 		return nil, fmt.Errorf("not ready in time: %w", ctx.Err())
 	}
-	s.address = endpoint(r.embedded.Clients[0].Addr())
+	if len(r.embedded.Clients) > 0 {
+		s.address = endpoint(r.embedded.Clients[0].Addr())
+	}
 	return s, nil
 }
 

@@ -26,8 +26,11 @@ var rooms = map[string][]string{
 	"flink/flinktest":         {"job"},
 	"etcd":                    {},
 	"etcd/etcdlocal":          {"etcd"},
+	"etcd/member":             {"etcd/etcdlocal", "pki"},
 	"etcd/etcdlocal/etcdproc": {"etcd", "etcd/etcdlocal"},
 	"kube":                    {},
+	"pki":                     {},
+	"webhook/certs":           {"pki"},
 	"agent/view":              {"job", "evidence"},
 	"agent":                   {"job", "evidence", "record", "flink", "etcd", "agent/view"},
 	"aggregator/board":        {"job", "evidence", "record", "etcd"},
@@ -35,6 +38,7 @@ var rooms = map[string][]string{
 	"aggregator": {
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
 	},
+	"webhook":              {"record"},
 	"test/flink/flinkproc": {"job", "test/machine"},
 	"test/machine":         {},
 }

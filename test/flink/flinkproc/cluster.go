@@ -69,7 +69,8 @@ type Job struct {
 	Delay    time.Duration
 }
 
-func (j Job) args() []string {
+// Args are the arguments of the program.
+func (j Job) Args() []string {
 	var args []string
 	for _, source := range j.Sources {
 		args = append(args, "source="+source)
@@ -104,11 +105,11 @@ type Cluster struct {
 // JobManager is the process of a JobManager, with its own REST address.
 type JobManager struct {
 	*Process
-	url string
+	rest *REST
 }
 
 // URL is the address of its REST server. It stays the same over its lives.
-func (j *JobManager) URL() string { return j.url }
+func (j *JobManager) URL() string { return j.rest.url }
 
 // StartSession starts a session cluster. It returns when Flink answers and all TaskManagers are registered. The
 // context bounds the start only.
@@ -162,7 +163,7 @@ func newCluster(options Options, application *Application) (c *Cluster, err erro
 	}
 
 	var rpcPort, zookeeperPort int
-	if err := freePorts(&rpcPort, &zookeeperPort); err != nil {
+	if err := machine.FreePorts(&rpcPort, &zookeeperPort); err != nil {
 		return nil, err
 	}
 	slots := options.Slots
@@ -217,7 +218,7 @@ func (c *Cluster) addZooKeeper(port int) error {
 }
 
 func (c *Cluster) addJobManager(application *Application) error {
-	port, err := freePort()
+	port, err := machine.FreePort()
 	if err != nil {
 		return err
 	}
@@ -225,16 +226,16 @@ func (c *Cluster) addJobManager(application *Application) error {
 	args := []string{"--configDir", c.configDir(), "-D", "rest.port=" + strconv.Itoa(port)}
 	if application != nil {
 		class = "org.apache.flink.container.entrypoint.StandaloneApplicationClusterEntryPoint"
-		args = append(args, "-D", "execution.attached="+strconv.FormatBool(application.Attached), "--job-classname", jobClass)
+		args = append(args, "-D", "execution.attached="+strconv.FormatBool(application.Attached), "--job-classname", JobClass)
 		if application.JobID != "" {
 			args = append(args, "--job-id", application.JobID)
 		}
-		args = append(args, application.Job.args()...)
+		args = append(args, application.Job.Args()...)
 	}
 	name := fmt.Sprintf("jobmanager-%d", len(c.jobManagers))
 	c.jobManagers = append(c.jobManagers, &JobManager{
 		Process: c.java(name, "256m", class, args...),
-		url:     fmt.Sprintf("http://127.0.0.1:%d", port),
+		rest:    NewREST(fmt.Sprintf("http://127.0.0.1:%d", port), nil),
 	})
 	return nil
 }
@@ -249,8 +250,7 @@ func (c *Cluster) addTaskManager() *Process {
 // java lays out a process that runs a class of Flink.
 func (c *Cluster) java(name, heap, class string, args ...string) *Process {
 	argv := []string{c.dist.Java, "-Xmx" + heap}
-	argv = append(argv, jvmOptions...)
-	argv = append(argv, jvmModules...)
+	argv = append(argv, JVMOptions()...)
 	argv = append(argv,
 		"-Dlog4j.configurationFile=file:"+filepath.Join(c.configDir(), "log4j.properties"),
 		// The job belongs to the class path in application mode; elsewhere it comes in its own jar.
@@ -321,7 +321,7 @@ func (c *Cluster) awaitJobManager(ctx context.Context, jobManager *JobManager, a
 		if ended {
 			return false, endedError(jobManager.Process)
 		}
-		return jobManager.ask(ctx, http.MethodGet, "/jobs/overview", nil, nil) == nil, nil
+		return jobManager.rest.ask(ctx, http.MethodGet, "/jobs/overview", nil, nil) == nil, nil
 	})
 }
 
@@ -361,11 +361,28 @@ func (c *Cluster) AwaitTaskManagers(ctx context.Context, count int) error {
 // WaitState waits until Flink says that a job is in the given state. It fails at once when the job has ended in another
 // one, and when no JobManager runs.
 func (c *Cluster) WaitState(ctx context.Context, id string, want job.State) error {
+	err := waitState(ctx, c, id, want)
+	if errors.Is(err, ErrNotRunning) {
+		return endedError(c.jobManagers[0].Process)
+	}
+	return err
+}
+
+// WaitRunning waits until a job is RUNNING and all of its tasks run: Flink says RUNNING before there is any slot.
+func (c *Cluster) WaitRunning(ctx context.Context, id string) error {
+	err := waitRunning(ctx, c, id)
+	if errors.Is(err, ErrNotRunning) {
+		return endedError(c.jobManagers[0].Process)
+	}
+	return err
+}
+
+func waitState(ctx context.Context, flink asker, id string, want job.State) error {
 	var last string
 	err := machine.Poll(ctx, func() (bool, error) {
-		state, err := c.State(ctx, id)
+		state, err := state(ctx, flink, id)
 		if errors.Is(err, ErrNotRunning) {
-			return false, endedError(c.jobManagers[0].Process)
+			return false, err
 		}
 		if err != nil {
 			last = err.Error()
@@ -383,14 +400,13 @@ func (c *Cluster) WaitState(ctx context.Context, id string, want job.State) erro
 	return nil
 }
 
-// WaitRunning waits until a job is RUNNING and all of its tasks run: Flink says RUNNING before there is any slot.
-func (c *Cluster) WaitRunning(ctx context.Context, id string) error {
-	if err := c.WaitState(ctx, id, job.Running); err != nil {
+func waitRunning(ctx context.Context, flink asker, id string) error {
+	if err := waitState(ctx, flink, id, job.Running); err != nil {
 		return err
 	}
 	var last JobInfo
 	err := machine.Poll(ctx, func() (bool, error) {
-		info, err := c.Job(ctx, id)
+		info, err := jobByID(ctx, flink, id)
 		if err == nil {
 			last = info
 		}
@@ -412,7 +428,7 @@ func (c *Cluster) Version() string { return c.dist.Version }
 func (c *Cluster) Dir() string { return c.dir }
 
 // URL is the REST address of the first JobManager. Standbys have their own.
-func (c *Cluster) URL() string { return c.jobManagers[0].url }
+func (c *Cluster) URL() string { return c.jobManagers[0].URL() }
 
 // JobManager gives the first JobManager, the only one of a cluster without standbys.
 func (c *Cluster) JobManager() *JobManager { return c.jobManagers[0] }

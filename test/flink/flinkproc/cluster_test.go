@@ -22,7 +22,7 @@ func TestJobArgs(t *testing.T) {
 			[]string{"source=a:1", "source=b:2", "name=n", "async", "restarts=3", "delay=1000ms"},
 		},
 	} {
-		if diff := cmp.Diff(test.want, test.job.args()); diff != "" {
+		if diff := cmp.Diff(test.want, test.job.Args()); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -96,17 +96,5 @@ func TestStartThatFails(t *testing.T) {
 	}
 	if left := fileNames(t, temp); len(left) != 0 {
 		t.Errorf("it leaves %v", left)
-	}
-}
-
-func TestFreePortsDiffer(t *testing.T) {
-	seen := map[int]bool{}
-	for range 200 {
-		port, err := freePort()
-		check(t, err)
-		if seen[port] || port < lowestPort || port >= highestPort {
-			t.Fatalf("port %d, seen before: %v", port, seen[port])
-		}
-		seen[port] = true
 	}
 }

@@ -10,11 +10,10 @@ import (
 	"strings"
 )
 
-// JVM options. Small and quick to start rather than quick to run: a cluster lives for seconds, and there are several.
-var jvmOptions = []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"}
-
-// What Flink opens for itself in its shell scripts (env.java.opts.all of its default configuration).
-var jvmModules = func() (options []string) {
+// JVMOptions are those of every process of Flink. Small and quick to start rather than quick to run: a cluster lives for seconds, and
+// there are several. And what Flink opens for itself in its shell scripts (env.java.opts.all of its default configuration).
+func JVMOptions() []string {
+	options := []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto"}
 	for _, name := range []string{
 		"java.lang", "java.lang.reflect", "java.net", "java.io", "java.nio", "sun.nio.ch", "java.text", "java.time",
 		"java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks",
@@ -24,7 +23,7 @@ var jvmModules = func() (options []string) {
 	return append(options,
 		"--add-exports=java.base/sun.net.util=ALL-UNNAMED",
 		"--add-exports=java.security.jgss/sun.security.krb5=ALL-UNNAMED")
-}()
+}
 
 // baseConfig holds for every process of a cluster. A TaskManager that is started without Flink's shell scripts needs all
 // memory options from cpu.cores to jvm-overhead.max, or it ends with a bare IllegalArgumentException.
@@ -89,11 +88,11 @@ func writeConfig(dir string, configs ...map[string]string) error {
 	if err := os.WriteFile(filepath.Join(dir, "config.yaml"), []byte(text.String()), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "log4j.properties"), []byte(logging), 0o644)
+	return os.WriteFile(filepath.Join(dir, "log4j.properties"), []byte(Logging), 0o644)
 }
 
-// logging goes to the standard output, which goes to the process's log file.
-const logging = `rootLogger.level=INFO
+// Logging is a configuration of Log4j: all goes to the standard output, which is a process's log file or a container's log.
+const Logging = `rootLogger.level=INFO
 rootLogger.appenderRef.console.ref=console
 appender.console.name=console
 appender.console.type=CONSOLE

@@ -25,8 +25,8 @@ const oldestJava = 11
 // The package that has both java and javac, newest first of those that every supported Flink is known to run with.
 var javaPackages = []string{"openjdk-17-jdk-headless", "default-jdk-headless"}
 
-// jobClass is the main class of the job, and its source.
-const jobClass = "ControlledJob"
+// JobClass is the main class of the job.
+const JobClass = "ControlledJob"
 
 //go:embed job/ControlledJob.java
 var jobSource []byte
@@ -126,7 +126,7 @@ func compileJob(ctx context.Context, java, lib, home string, tell machine.Teller
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	source, classes := filepath.Join(dir, jobClass+".java"), filepath.Join(dir, "classes")
+	source, classes := filepath.Join(dir, JobClass+".java"), filepath.Join(dir, "classes")
 	if err := os.WriteFile(source, jobSource, 0o644); err != nil {
 		return "", err
 	}

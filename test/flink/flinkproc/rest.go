@@ -37,18 +37,92 @@ type JobInfo struct {
 	Tasks     job.Tasks `json:"tasks"`
 }
 
+// REST is the REST address of one JobManager. A Flink that runs elsewhere is asked through it, too.
+type REST struct {
+	url    string
+	client *http.Client
+}
+
+// NewREST gives the REST address at a URL. The client may be nil.
+func NewREST(url string, client *http.Client) *REST {
+	if client == nil {
+		client = restClient
+	}
+	return &REST{strings.TrimSuffix(url, "/"), client}
+}
+
+// URL is the address itself.
+func (r *REST) URL() string { return r.url }
+
+// Jobs, Job, State, Cancel, WaitState and WaitRunning are those of Cluster, asked of this JobManager alone.
+func (r *REST) Jobs(ctx context.Context) ([]JobInfo, error) { return jobs(ctx, r) }
+
+func (r *REST) Job(ctx context.Context, id string) (JobInfo, error) { return jobByID(ctx, r, id) }
+
+func (r *REST) State(ctx context.Context, id string) (job.State, error) { return state(ctx, r, id) }
+
+func (r *REST) Cancel(ctx context.Context, id string) error { return cancel(ctx, r, id) }
+
+func (r *REST) WaitState(ctx context.Context, id string, want job.State) error {
+	return waitState(ctx, r, id, want)
+}
+
+func (r *REST) WaitRunning(ctx context.Context, id string) error { return waitRunning(ctx, r, id) }
+
+// Submit starts a job of the given distribution's jar and gives its id. It takes jobs with one source: Flink allows a program
+// that comes over REST no second one.
+func (r *REST) Submit(ctx context.Context, dist *Dist, spec Job) (id string, err error) {
+	if len(spec.Sources) != 1 {
+		return "", fmt.Errorf("submit a job: it has %d sources, not 1", len(spec.Sources))
+	}
+	jar, err := r.upload(ctx, dist.JobJar)
+	if err != nil {
+		return "", fmt.Errorf("upload the job's jar: %w", err)
+	}
+	request, err := json.Marshal(map[string]any{"entryClass": JobClass, "programArgsList": spec.Args()})
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		JobID string `json:"jobid"`
+	}
+	body := &payload{"application/json", request}
+	if err := r.ask(ctx, http.MethodPost, "/jars/"+jar+"/run", body, &answer); err != nil {
+		return "", fmt.Errorf("submit a job: %w", err)
+	}
+	return answer.JobID, nil
+}
+
+// asker is a JobManager, or several of which one is asked.
+type asker interface {
+	// ask puts a question and decodes the answer into answer, unless that is nil. The error is a *refusal if it came but was
+	// not a success.
+	ask(ctx context.Context, method, path string, body *payload, answer any) error
+}
+
 // Jobs asks Flink for all the jobs that it knows.
-func (c *Cluster) Jobs(ctx context.Context) ([]JobInfo, error) {
+func (c *Cluster) Jobs(ctx context.Context) ([]JobInfo, error) { return jobs(ctx, c) }
+
+// Job asks Flink for one job. The error is ErrNoJob if it is not among those that Flink knows.
+func (c *Cluster) Job(ctx context.Context, id string) (JobInfo, error) { return jobByID(ctx, c, id) }
+
+// State asks Flink for the state of one job. The error is ErrNoJob if Flink says that it does not know it, and any other if
+// there is no answer.
+func (c *Cluster) State(ctx context.Context, id string) (job.State, error) { return state(ctx, c, id) }
+
+// Cancel tells Flink to cancel a job. That it is accepted does not mean that the job is CANCELED yet.
+func (c *Cluster) Cancel(ctx context.Context, id string) error { return cancel(ctx, c, id) }
+
+func jobs(ctx context.Context, flink asker) ([]JobInfo, error) {
 	var overview struct {
 		Jobs []JobInfo `json:"jobs"`
 	}
-	err := c.ask(ctx, http.MethodGet, "/jobs/overview", nil, &overview)
+	err := flink.ask(ctx, http.MethodGet, "/jobs/overview", nil, &overview)
 	return overview.Jobs, err
 }
 
-// Job asks Flink for one job. The error is ErrNoJob if it is not among those that Flink knows.
-func (c *Cluster) Job(ctx context.Context, id string) (JobInfo, error) {
-	jobs, err := c.Jobs(ctx)
+func jobByID(ctx context.Context, flink asker, id string) (JobInfo, error) {
+	jobs, err := jobs(ctx, flink)
 	if err != nil {
 		return JobInfo{}, err
 	}
@@ -60,13 +134,11 @@ func (c *Cluster) Job(ctx context.Context, id string) (JobInfo, error) {
 	return JobInfo{}, fmt.Errorf("job %s: %w", id, ErrNoJob)
 }
 
-// State asks Flink for the state of one job. The error is ErrNoJob if Flink says that it does not know it, and any other if
-// there is no answer.
-func (c *Cluster) State(ctx context.Context, id string) (job.State, error) {
+func state(ctx context.Context, flink asker, id string) (job.State, error) {
 	var status struct {
 		Status job.State `json:"status"`
 	}
-	err := c.ask(ctx, http.MethodGet, "/jobs/"+id+"/status", nil, &status)
+	err := flink.ask(ctx, http.MethodGet, "/jobs/"+id+"/status", nil, &status)
 	// Flink says so with a 500 (JobStatusHandler does not map FlinkJobNotFoundException).
 	if refused := (*refusal)(nil); errors.As(err, &refused) && strings.Contains(refused.body, "Could not find Flink job") {
 		return job.Unknown, fmt.Errorf("job %s: %w", id, ErrNoJob)
@@ -74,42 +146,22 @@ func (c *Cluster) State(ctx context.Context, id string) (job.State, error) {
 	return status.Status, err
 }
 
-// Cancel tells Flink to cancel a job. That it is accepted does not mean that the job is CANCELED yet.
-func (c *Cluster) Cancel(ctx context.Context, id string) error {
-	return c.ask(ctx, http.MethodPatch, "/jobs/"+id+"?mode=cancel", nil, nil)
+func cancel(ctx context.Context, flink asker, id string) error {
+	return flink.ask(ctx, http.MethodPatch, "/jobs/"+id+"?mode=cancel", nil, nil)
 }
 
-// Submit starts a job in a session cluster and gives its id. It takes jobs with one source: Flink allows a program
-// that comes over REST no second one.
+// Submit starts a job in a session cluster, at the JobManager that leads, and gives its id: see REST.Submit.
 func (c *Cluster) Submit(ctx context.Context, spec Job) (id string, err error) {
-	if len(spec.Sources) != 1 {
-		return "", fmt.Errorf("submit a job: it has %d sources, not 1", len(spec.Sources))
-	}
 	// Uploaded each time: a JobManager forgets its jars when it ends. And to the one that is then asked to run it: a jar
 	// is a file of the JobManager that took it.
 	jobManager, err := c.Leader(ctx)
 	if err != nil {
 		return "", fmt.Errorf("submit a job: %w", err)
 	}
-	jar, err := jobManager.upload(ctx, c.dist.JobJar)
-	if err != nil {
-		return "", fmt.Errorf("upload the job's jar: %w", err)
-	}
-	request, err := json.Marshal(map[string]any{"entryClass": jobClass, "programArgsList": spec.args()})
-	if err != nil {
-		return "", err
-	}
-	var answer struct {
-		JobID string `json:"jobid"`
-	}
-	body := &payload{"application/json", request}
-	if err := jobManager.ask(ctx, http.MethodPost, "/jars/"+jar+"/run", body, &answer); err != nil {
-		return "", fmt.Errorf("submit a job: %w", err)
-	}
-	return answer.JobID, nil
+	return jobManager.rest.Submit(ctx, c.dist, spec)
 }
 
-func (j *JobManager) upload(ctx context.Context, file string) (id string, err error) {
+func (r *REST) upload(ctx context.Context, file string) (id string, err error) {
 	jar, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
@@ -125,7 +177,7 @@ func (j *JobManager) upload(ctx context.Context, file string) (id string, err er
 	var answer struct {
 		Filename string `json:"filename"`
 	}
-	err = j.ask(ctx, http.MethodPost, "/jars/upload", &payload{writer.FormDataContentType(), form.Bytes()}, &answer)
+	err = r.ask(ctx, http.MethodPost, "/jars/upload", &payload{writer.FormDataContentType(), form.Bytes()}, &answer)
 	return answer.Filename[strings.LastIndexByte(answer.Filename, '/')+1:], err
 }
 
@@ -156,7 +208,7 @@ func (c *Cluster) ask(ctx context.Context, method, path string, body *payload, a
 		if !jobManager.Running() {
 			continue
 		}
-		err = jobManager.ask(ctx, method, path, body, answer)
+		err = jobManager.rest.ask(ctx, method, path, body, answer)
 		if refused := (*refusal)(nil); err == nil || errors.As(err, &refused) {
 			return err
 		}
@@ -164,9 +216,7 @@ func (c *Cluster) ask(ctx context.Context, method, path string, body *payload, a
 	return err
 }
 
-// ask puts a question to this JobManager and decodes the answer into answer, unless that is nil. The error is a
-// *refusal if it came but was not a success.
-func (j *JobManager) ask(ctx context.Context, method, path string, body *payload, answer any) error {
+func (r *REST) ask(ctx context.Context, method, path string, body *payload, answer any) error {
 	timeout := questionTimeout
 	if method != http.MethodGet {
 		timeout = commandTimeout
@@ -177,14 +227,14 @@ func (j *JobManager) ask(ctx context.Context, method, path string, body *payload
 	if body != nil {
 		content = bytes.NewReader(body.content)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, j.url+path, content)
+	request, err := http.NewRequestWithContext(ctx, method, r.url+path, content)
 	if err != nil {
 		return err
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", body.contentType)
 	}
-	response, err := restClient.Do(request)
+	response, err := r.client.Do(request)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,8 @@ func TestWrite(t *testing.T) {
 		Layers   []string
 	}
 	check(t, json.Unmarshal(content["manifest.json"], &manifest))
-	if len(manifest) != 1 || len(manifest[0].Layers) != 2 || len(content) != 3 || !cmp.Equal(manifest[0].RepoTags, []string{"docker.io/local/it:1"}) {
+	if len(manifest) != 1 || len(manifest[0].Layers) != 2 || len(content) != 3 ||
+		!cmp.Equal(manifest[0].RepoTags, []string{"docker.io/local/it:1"}) {
 		t.Fatalf("%d files and the manifest %+v", len(content), manifest)
 	}
 	var config struct {

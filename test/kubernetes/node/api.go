@@ -51,6 +51,9 @@ func (a *api) do(ctx context.Context, method, path string, body, answer any) err
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
+	if method == http.MethodPatch {
+		request.Header.Set("Content-Type", "application/merge-patch+json")
+	}
 	response, err := a.client.Do(request)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -68,19 +67,19 @@ func startAPIServer(ctx context.Context, tell machine.Teller) (s *APIServer, err
 // lay writes the server's folder and lays its processes out.
 func (s *APIServer) lay() error {
 	localhost, services := netip.MustParseAddr("127.0.0.1"), netip.MustParsePrefix("10.0.0.0/24")
-	ports, err := freePorts(3)
-	if err != nil {
+	var secure, client, peer int
+	if err := machine.FreePorts(&secure, &client, &peer); err != nil {
 		return err
 	}
 	ca, err := newAuthority(filepath.Join(s.dir, "pki"))
 	if err != nil {
 		return err
 	}
-	s.address = fmt.Sprintf("https://%s:%d", localhost, ports[0])
+	s.address = fmt.Sprintf("https://%s:%d", localhost, secure)
 	err = errors.Join(
 		ca.issue("apiserver", "kube-apiserver", nil, apiServerNames(services.Addr().Next())...),
 		ca.issue("service-accounts", "service-accounts", nil),
-		ca.issue("admin", "holdfast-test-admin", []string{"system:masters"}),
+		ca.issueAdmin(),
 	)
 	if err != nil {
 		return err
@@ -88,16 +87,16 @@ func (s *APIServer) lay() error {
 	if err := ca.kubeconfig(s.Kubeconfig(), s.address, "admin"); err != nil {
 		return err
 	}
-	etcd := fmt.Sprintf("http://%s:%d", localhost, ports[1])
+	etcd := fmt.Sprintf("http://%s:%d", localhost, client)
 	server := apiServer{
-		pki: filepath.Join(s.dir, "pki"), etcd: etcd, address: localhost, port: ports[0], services: services,
+		pki: filepath.Join(s.dir, "pki"), etcd: etcd, address: localhost, port: secure, services: services,
 		more: []string{
 			"--disable-admission-plugins=ServiceAccount", // nobody makes the accounts
 			"--endpoint-reconciler-type=none",            // of an address that no pod could use
 		},
 	}
 	for _, argv := range [][]string{
-		etcdArgv(filepath.Join(s.kube, "etcd"), filepath.Join(s.dir, "etcd"), etcd, fmt.Sprintf("http://%s:%d", localhost, ports[2])),
+		etcdArgv(filepath.Join(s.kube, "etcd"), filepath.Join(s.dir, "etcd"), etcd, fmt.Sprintf("http://%s:%d", localhost, peer)),
 		server.argv(filepath.Join(s.kube, "kube-apiserver")),
 	} {
 		name := filepath.Base(argv[0])
@@ -107,20 +106,6 @@ func (s *APIServer) lay() error {
 		})
 	}
 	return nil
-}
-
-// freePorts gives TCP ports of 127.0.0.1 that are free now.
-func freePorts(count int) ([]int, error) {
-	var ports []int
-	for range count {
-		listener, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer listener.Close() // not before all are found, so that they differ
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 // AwaitReady waits until the API server is ready, after a Restart for example.

@@ -92,6 +92,9 @@ func (b *box) wire(ctx context.Context) error {
 		"ip link set lo up",
 		fmt.Sprintf("ip address add %s/30 dev %s", b.node, inside),
 		fmt.Sprintf("ip link set %s up", inside),
+		// So that the API server reaches services, webhooks for one: kube-proxy sends such packets to a pod only after a way for them
+		// was found.
+		fmt.Sprintf("ip route add %s dev %s", b.services, inside),
 		"sysctl -q -w net.ipv4.ip_forward=1",
 	} {
 		if err := b.run(ctx, line); err != nil {

@@ -73,8 +73,9 @@ func (r recipe) make(ctx context.Context, tell machine.Teller) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	source := filepath.Join(root, "test", "kubernetes", "node", filepath.FromSlash(r.source))
-	digest, err := digestOf(source)
+	here := filepath.Join(root, "test", "kubernetes", "node")
+	source := filepath.Join(here, filepath.FromSlash(r.source))
+	digest, err := digestOf(source, filepath.Join(here, "build.go")) // which has the flags
 	if err != nil {
 		return "", err
 	}
@@ -147,24 +148,29 @@ func moduleRoot(ctx context.Context) (string, error) {
 	return filepath.Dir(file), nil
 }
 
-// digestOf is a digest of all that a folder's programs are made of.
-func digestOf(dir string) (string, error) {
+// digestOf is a digest of all that programs are made of: files, and folders with all that is in them.
+func digestOf(sources ...string) (string, error) {
 	sum := sha256.New()
 	fmt.Fprintln(sum, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
+	for _, source := range sources {
+		err := filepath.WalkDir(source, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			name, err := filepath.Rel(source, path)
+			fmt.Fprintln(sum, name, len(text))
+			sum.Write(text)
 			return err
-		}
-		text, err := os.ReadFile(path)
+		})
 		if err != nil {
-			return err
+			return "", err
 		}
-		name, err := filepath.Rel(dir, path)
-		fmt.Fprintln(sum, name, len(text))
-		sum.Write(text)
-		return err
-	})
-	return hex.EncodeToString(sum.Sum(nil)[:6]), err
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:6]), nil
 }
 
 func buildKube(ctx context.Context, source, into string) error {
@@ -179,8 +185,13 @@ func buildKube(ctx context.Context, source, into string) error {
 	}
 	// Without these it would call itself v0.0.0-master, and clients would take it for an ancient one.
 	const base = "k8s.io/component-base/version"
-	flags := fmt.Sprintf("-s -w -X %s.gitVersion=%s -X %[1]s.gitMajor=%s -X %[1]s.gitMinor=%s -X k8s.io/client-go/pkg/version.gitVersion=%[2]s",
-		base, version, numbers[0], numbers[1])
+	flags := "-s -w"
+	for _, variable := range []string{
+		base + ".gitVersion=" + version, base + ".gitMajor=" + numbers[0], base + ".gitMinor=" + numbers[1],
+		"k8s.io/client-go/pkg/version.gitVersion=" + version,
+	} {
+		flags += " -X " + variable
+	}
 	if err := goBuild(ctx, source, flags, "-o", filepath.Join(into, "kube"), "."); err != nil {
 		return err
 	}

@@ -42,19 +42,20 @@ func (p *place) writeCertificates() error {
 		ca.issue("service-accounts", "service-accounts", nil),
 		ca.issue("kubelet-client", "kube-apiserver-kubelet-client", []string{"system:masters"}),
 		ca.issue("kubelet-server", p.name, nil, p.name, p.node.String()),
+		ca.issueAdmin(),
+		ca.kubeconfig(p.kubeconfig(), p.apiServer(), "admin"),
 	)
 	for _, user := range []struct {
 		file, name string
 		groups     []string
-		config     string
 	}{
-		{"admin", "holdfast-test-admin", []string{"system:masters"}, p.kubeconfig()},
-		{"kubelet", "system:node:" + p.name, []string{"system:nodes"}, p.path("etc", "kubelet.kubeconfig")},
-		{"controllers", "system:kube-controller-manager", nil, p.path("etc", "controllers.kubeconfig")},
-		{"scheduler", "system:kube-scheduler", nil, p.path("etc", "scheduler.kubeconfig")},
-		{"proxy", "system:kube-proxy", nil, p.path("etc", "proxy.kubeconfig")},
+		{"kubelet", "system:node:" + p.name, []string{"system:nodes"}},
+		{"controllers", "system:kube-controller-manager", nil},
+		{"scheduler", "system:kube-scheduler", nil},
+		{"proxy", "system:kube-proxy", nil},
 	} {
-		err = errors.Join(err, ca.issue(user.file, user.name, user.groups), ca.kubeconfig(user.config, p.apiServer(), user.file))
+		config := p.path("etc", user.file+".kubeconfig")
+		err = errors.Join(err, ca.issue(user.file, user.name, user.groups), ca.kubeconfig(config, p.apiServer(), user.file))
 	}
 	return err
 }

@@ -92,16 +92,22 @@ func (c *Container) Memory() (Memory, error) {
 	if err != nil {
 		return Memory{}, fmt.Errorf("find the memory cgroup of container %s: %w", c.ID, err)
 	}
-	names := memoryNames{"memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.limit_in_bytes",
-		"total_rss", "total_cache", "total_mapped_file", "total_inactive_file"}
 	if unified {
-		names = memoryNames{"memory.current", "memory.peak", "memory.max", "anon", "file", "file_mapped", "inactive_file"}
+		return memoryV2.read(dir)
 	}
-	return names.read(dir)
+	return memoryV1.read(dir)
 }
 
 // memoryNames are those of the kernel's files, and of the lines in memory.stat.
 type memoryNames struct{ current, peak, limit, anonymous, file, mapped, inactive string }
+
+var (
+	memoryV1 = memoryNames{
+		"memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.limit_in_bytes",
+		"total_rss", "total_cache", "total_mapped_file", "total_inactive_file",
+	}
+	memoryV2 = memoryNames{"memory.current", "memory.peak", "memory.max", "anon", "file", "file_mapped", "inactive_file"}
+)
 
 func (names memoryNames) read(dir string) (Memory, error) {
 	var m Memory

@@ -93,7 +93,7 @@ func (w *Network) Cut(ctx context.Context, how How, peers ...string) (*Cut, erro
 
 // cutRules gives what follows iptables -I to cut peers off, and iptables -D to heal.
 func cutRules(how How, peers []string) (rules [][]string, err error) {
-	matches := []match{{out: []string{"!", "-o", "lo"}, in: []string{"!", "-i", "lo"}}}
+	matches := []match{{}} // everything
 	if len(peers) > 0 {
 		matches = nil
 	}
@@ -106,7 +106,10 @@ func cutRules(how How, peers []string) (rules [][]string, err error) {
 	}
 	for _, m := range matches {
 		for _, verdict := range how.verdicts(m.tcp) {
-			rules = append(rules, slices.Concat([]string{"OUTPUT"}, m.out, verdict), slices.Concat([]string{"INPUT"}, m.in, verdict))
+			// What the kernel answers in a peer's name comes to the pod by its own loopback, and must be let in.
+			rules = append(rules,
+				slices.Concat([]string{"OUTPUT", "!", "-o", "lo"}, m.out, verdict),
+				slices.Concat([]string{"INPUT", "!", "-i", "lo"}, m.in, verdict))
 		}
 	}
 	return rules, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/holdfast-dev/holdfast/test/kubernetes/image"
 	"github.com/holdfast-dev/holdfast/test/machine"
@@ -29,10 +30,27 @@ func (n *Node) ImportImage(ctx context.Context, tar string) error {
 	return nil
 }
 
-// RemoveImage takes an image away again, by its full name. That pods still run of it does them no harm.
-func (n *Node) RemoveImage(ctx context.Context, name string) error {
-	_, err := n.ctr(ctx, "images", "rm", "--sync", name)
-	return err
+// EnsureImage is ImportImage for a file that may have been imported already, as it is on a node that is kept.
+func (n *Node) EnsureImage(ctx context.Context, tar string) error {
+	path, err := filepath.Abs(tar)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	is := fmt.Sprintf("%d bytes of %s", info.Size(), info.ModTime().UTC().Format(time.RFC3339Nano))
+	n.saving.Lock()
+	had := n.state.Images[path]
+	n.saving.Unlock()
+	if had == is {
+		return nil
+	}
+	if err := n.ImportImage(ctx, path); err != nil {
+		return err
+	}
+	return n.change(func(s *state) { s.Images[path] = is })
 }
 
 // ctr runs containerd's own command.

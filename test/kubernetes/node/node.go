@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,6 +48,7 @@ type Node struct {
 	tell      machine.Teller
 	built     *programs
 	processes []*Process
+	guardian  *Process // nil for a node that is kept
 	unlock    func()
 
 	saving sync.Mutex
@@ -69,6 +71,8 @@ type state struct {
 	Holder    life              `json:"holder"`
 	Processes map[string]life   `json:"processes"`
 	Settings  map[string]string `json:"settings"`
+	// Images are the files that were imported, with what they were.
+	Images map[string]string `json:"images"`
 }
 
 // Start boots a node, or takes over one that was kept. It returns when pods can be created. The first call on a machine
@@ -216,9 +220,13 @@ func (p *place) readState() (*state, error) {
 }
 
 // save writes the state down. It is called after each start of a process.
-func (n *Node) save() error {
+func (n *Node) save() error { return n.change(func(*state) {}) }
+
+// change changes the state and writes it down.
+func (n *Node) change(change func(*state)) error {
 	n.saving.Lock()
 	defer n.saving.Unlock()
+	change(&n.state)
 	n.state.Holder = n.box.holder.newest()
 	n.state.Processes = map[string]life{}
 	for _, process := range n.processes {
@@ -250,8 +258,10 @@ func (n *Node) boot(ctx context.Context, keep bool) error {
 	if err := n.writeFiles(); err != nil {
 		return err
 	}
-	n.state = state{Boot: rand.Text(), Kept: keep, Programs: *n.built, Settings: readSettings()}
-	if err := n.save(); err != nil {
+	err = n.change(func(s *state) {
+		*s = state{Boot: rand.Text(), Kept: keep, Programs: *n.built, Settings: readSettings(), Images: map[string]string{}}
+	})
+	if err != nil {
 		return err
 	}
 	if !keep {
@@ -269,8 +279,7 @@ func (n *Node) boot(ctx context.Context, keep bool) error {
 	if err := n.bootNode(ctx); err != nil {
 		return err
 	}
-	n.state.Ready = true
-	return n.save()
+	return n.change(func(s *state) { s.Ready = true })
 }
 
 // bootControlPlane starts what answers questions, and beside it containerd, which gets the one image that every pod needs.
@@ -369,19 +378,15 @@ func (n *Node) guard(ctx context.Context) error {
 	if err := goBuild(ctx, root, "-s -w", "-o", program, "./test/kubernetes/node/guard"); err != nil {
 		return err
 	}
-	log, err := os.Create(n.path("logs", "guard.log"))
-	if err != nil {
-		return err
+	n.guardian = &Process{
+		name: "guard", log: n.path("logs", "guard.log"), argv: []string{program, strconv.Itoa(n.number), n.state.Boot},
+		launch: func(cmd *exec.Cmd) error {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // what happens at our terminal is nothing to it
+			return cmd.Start()
+		},
+		save: n.save,
 	}
-	defer log.Close()
-	cmd := exec.Command(program, fmt.Sprint(n.number), n.state.Boot)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	go cmd.Wait()
-	return nil
+	return n.guardian.Start()
 }
 
 // Guard is what the guard's process does: it waits until nobody uses the node, and removes it if it is still the one of
@@ -422,7 +427,10 @@ func (n *Node) stop(ctx context.Context) error {
 func (n *Node) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	return n.demolish(ctx, n.state.Settings)
+	if err := n.demolish(ctx, n.state.Settings); err != nil || n.guardian == nil {
+		return err
+	}
+	return n.guardian.Kill()
 }
 
 // Remove removes the node of that number, kept or left by a run that crashed; a negative number stands for
@@ -479,12 +487,16 @@ func (n *Node) HostAddress() string { return n.host.String() }
 // APIServerAddresses are those at which pods reach the API server: as a service, and as it is.
 func (n *Node) APIServerAddresses() []string { return []string{n.kubernetes.String(), n.node.String()} }
 
-// Program is the path of one of the programs that the node is made of: kubectl, helm, etcd, ...
+// Program is the path of one of the programs that the node is made of: kubectl, helm, podtool, etcd, ...
 func (n *Node) Program(name string) string {
-	if name == "helm" || name == "coredns" {
+	switch name {
+	case "helm", "coredns":
 		return filepath.Join(n.built.Tools, name)
+	case "podtool":
+		return filepath.Join(n.built.Podtool, name)
+	default:
+		return filepath.Join(n.built.Kube, name)
 	}
-	return filepath.Join(n.built.Kube, name)
 }
 
 // Env is what kubectl, helm and ctr need to work with this node: KUBECONFIG, PATH, and where containerd is.

@@ -2,9 +2,11 @@ package node
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -55,6 +57,23 @@ func newAuthority(dir string) (*authority, error) {
 
 // issue makes a certificate for a name and its groups, and writes it to FILE.crt and FILE.key. Hosts are host names and addresses.
 func (a *authority) issue(file, name string, groups []string, hosts ...string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	return a.sign(file, name, groups, hosts, key)
+}
+
+// issueAdmin makes an administrator's certificate. Its key is of RSA: the Kubernetes client in Flink 1.20 can read no other.
+func (a *authority) issueAdmin() error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	return a.sign("admin", "holdfast-test-admin", []string{"system:masters"}, nil, key)
+}
+
+func (a *authority) sign(file, name string, groups, hosts []string, key crypto.Signer) error {
 	template := certificate(pkix.Name{CommonName: name, Organization: groups})
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
@@ -64,10 +83,6 @@ func (a *authority) issue(file, name string, groups []string, hosts ...string) e
 		} else {
 			template.DNSNames = append(template.DNSNames, host)
 		}
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
 	}
 	raw, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
 	if err != nil {
@@ -86,15 +101,23 @@ func certificate(subject pkix.Name) *x509.Certificate {
 	}
 }
 
-func (a *authority) write(file string, certificate []byte, key *ecdsa.PrivateKey) error {
-	raw, err := x509.MarshalECPrivateKey(key) // Kubernetes reads no other form of service account keys
-	if err != nil {
-		return err
+// write writes keys in their own old forms: Kubernetes reads no other of service accounts' keys.
+func (a *authority) write(file string, certificate []byte, key crypto.Signer) error {
+	block := &pem.Block{Type: "RSA PRIVATE KEY"}
+	switch key := key.(type) {
+	case *rsa.PrivateKey:
+		block.Bytes = x509.MarshalPKCS1PrivateKey(key)
+	case *ecdsa.PrivateKey:
+		raw, err := x509.MarshalECPrivateKey(key)
+		if err != nil {
+			return err
+		}
+		block.Type, block.Bytes = "EC PRIVATE KEY", raw
 	}
 	if err := os.WriteFile(filepath.Join(a.dir, file+".crt"), certificate, 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(a.dir, file+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: raw}), 0o600)
+	return os.WriteFile(filepath.Join(a.dir, file+".key"), pem.EncodeToMemory(block), 0o600)
 }
 
 // kubeconfig writes a kubeconfig for the certificate in FILE.crt. Everything is in it, so that it can be copied.

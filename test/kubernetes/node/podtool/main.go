@@ -3,12 +3,15 @@
 //	podtool                 wait for SIGTERM (the pause container of every pod, too)
 //	podtool serve ADDRESS   answer each HTTP request with the pod's name
 //	podtool get URL         print the answer
+//	podtool write FILE      write a file, which fails where that is not allowed
+//	podtool hold ADDRESS    connect, and send a byte each 50 ms until the connection breaks
 //	podtool exit CODE
 package main
 
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -34,6 +37,10 @@ func run(args []string) (code int, err error) {
 		return 0, serve(args[1])
 	case len(args) == 2 && args[0] == "get":
 		return 0, get(args[1])
+	case len(args) == 2 && args[0] == "hold":
+		return 0, hold(args[1])
+	case len(args) == 2 && args[0] == "write":
+		return 0, os.WriteFile(args[1], []byte("written\n"), 0o644)
 	case len(args) == 2 && args[0] == "exit":
 		return strconv.Atoi(args[1])
 	}
@@ -71,6 +78,15 @@ func serve(address string) error {
 	}()
 	go func() { ended <- wait() }()
 	return <-ended
+}
+
+func hold(address string) error {
+	conn, err := net.DialTimeout("tcp", address, 5*time.Second)
+	for err == nil {
+		time.Sleep(50 * time.Millisecond)
+		_, err = conn.Write([]byte{'.'})
+	}
+	return err
 }
 
 func get(url string) error {

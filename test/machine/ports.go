@@ -1,4 +1,4 @@
-package flinkproc
+package machine
 
 import (
 	"errors"
@@ -8,22 +8,22 @@ import (
 	"sync"
 )
 
-// Ports are taken from below the range that systems give to outgoing connections (from 32768 on Linux), because a
-// JobManager must find its own port free again after it was killed, while everything around it connects somewhere.
+// Ports are taken from below the range that systems give to outgoing connections (from 32768 on Linux), because what
+// was killed must find its own port free again when it starts, while everything around it connects somewhere.
 const (
 	lowestPort  = 20000
 	highestPort = 32000
 )
 
-// givenPorts are those that this process has handed out, so that two clusters that start at once get different ones.
+// givenPorts are those that this process has handed out, so that two that start at once get different ones.
 var givenPorts = struct {
 	sync.Mutex
 	ports map[int]bool
 }{ports: map[int]bool{}}
 
-// freePort gives a TCP port of 127.0.0.1 that is free now, and that nobody else in this process will get. Other
+// FreePort gives a TCP port of 127.0.0.1 that is free now, and that nobody else in this process will get. Other
 // processes draw their own at random.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	givenPorts.Lock()
 	defer givenPorts.Unlock()
 	for range 1000 {
@@ -41,10 +41,10 @@ func freePort() (int, error) {
 	return 0, errors.New("there is no free port")
 }
 
-// freePorts fills each of the given variables.
-func freePorts(ports ...*int) (err error) {
+// FreePorts fills each of the given variables.
+func FreePorts(ports ...*int) (err error) {
 	for _, port := range ports {
-		if *port, err = freePort(); err != nil {
+		if *port, err = FreePort(); err != nil {
 			return err
 		}
 	}
