@@ -18,7 +18,7 @@ demo: ## watch Holdfast do its main job on real Flink (KEEP=1 leaves it running)
 
 .PHONY: build
 build: ## build all programs into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/holdfast ./cmd/holdfast-aggregator ./cmd/holdfast-webhook ./cmd/holdfast-etcd
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(filter-out ./cmd/holdfast-agent,$(wildcard ./cmd/holdfast*))
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(BIN)/ ./cmd/holdfast-agent
 
 .PHONY: image
