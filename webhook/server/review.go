@@ -107,7 +107,7 @@ func (s *Server) judge(r *admissionv1.AdmissionRequest) (d webhook.Decision, pat
 	if settings == nil {
 		return skip(ReasonStarting, "the webhook has just started, and does not know yet what to inject"), nil
 	}
-	request := webhook.Request{Namespace: r.Namespace, Pod: r.Object.Raw}
+	request := webhook.Request{Namespace: r.Namespace, Pod: r.Object.Raw, Limits: s.o.Limits(r.Namespace)}
 	request.FlinkConfig = s.flinkConfig(*settings, request)
 	d, patch = s.patch(*settings, request)
 	if !d.Inject {

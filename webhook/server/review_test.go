@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -355,5 +356,25 @@ func TestConfigMapsThatHang(t *testing.T) {
 	}
 	if failed, busy := r.counted("configmap_reads_total", "failed"), r.counted("configmap_reads_total", "busy"); failed+busy != pods || failed < configMapLimit {
 		t.Errorf("%v failed, %v busy", failed, busy)
+	}
+}
+
+// What a namespace allows is known beforehand: a pod that would be refused with an agent goes without one.
+func TestNamespacesWithoutRoom(t *testing.T) {
+	var asked []string
+	r := serving(t, func(o *Options) {
+		o.Limits = func(namespace string) webhook.Limits {
+			asked = append(asked, namespace)
+			full := corev1.ResourceList{corev1.ResourceRequestsMemory: resource.MustParse("1Ki")}
+			return webhook.Limits{Ranges: []corev1.LimitRange{}, Quotas: []corev1.ResourceQuota{{Status: corev1.ResourceQuotaStatus{Hard: full}}}}
+		}
+	})
+	request := creation(t, application)
+	request.Object.Raw = []byte(strings.NewReplacer(`"1600Mi"`, `"512"`, `"3200Mi"`, `"1Ki"`).Replace(string(request.Object.Raw)))
+	if got := r.review(request).AuditAnnotations["reason"]; got != string(webhook.ReasonNamespaceLimits) {
+		t.Errorf("reason %q", got)
+	}
+	if diff := cmp.Diff([]string{"team-a"}, asked); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }

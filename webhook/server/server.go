@@ -50,6 +50,8 @@ type Options struct {
 	Breaker      Breaker
 	// ConfigMaps reads what webhook.ConfigMapNeeded names. May be nil: then no ConfigMap is known.
 	ConfigMaps ConfigMaps
+	// Limits says what a namespace allows its pods, as far as it is known, without waiting. May be nil: then nothing is.
+	Limits func(namespace string) webhook.Limits
 	// Registry gets the server's metrics.
 	Registry prometheus.Registerer
 	// Version is the program's.
@@ -111,6 +113,9 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	if o.Certificates == nil || o.Breaker == nil || o.Registry == nil {
 		return nil, errors.New("a webhook server needs a certificate, a breaker and a metrics registry")
+	}
+	if o.Limits == nil {
+		o.Limits = func(string) webhook.Limits { return webhook.Limits{} }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
