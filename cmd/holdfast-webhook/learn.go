@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/holdfast-dev/holdfast/kube"
@@ -26,9 +25,6 @@ const (
 	// askTimeout bounds one question to the API server.
 	askTimeout = 10 * time.Second
 )
-
-// sidecars is the first version of Kubernetes that has native sidecars turned on.
-var sidecars = utilversion.MustParseGeneric("1.29.0")
 
 // learner completes the settings with what only the cluster knows: whose site it is, etcd's authority, and how new the API server is.
 type learner struct {
@@ -173,9 +169,9 @@ func (l *learner) askNative(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("ask for the API server's version: %w", err)
 	}
-	have, err := utilversion.ParseGeneric(info.GitVersion)
+	has, err := webhook.HasNativeSidecars(info.GitVersion)
 	if err != nil {
-		return "", fmt.Errorf("the API server's version %q cannot be read: %w", info.GitVersion, err)
+		return "", fmt.Errorf("the API server's version: %w", err)
 	}
-	return fmt.Sprint(have.AtLeast(sidecars)), nil
+	return fmt.Sprint(has), nil
 }

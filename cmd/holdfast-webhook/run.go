@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-dev/holdfast/cmd/internal/flags"
 	"github.com/holdfast-dev/holdfast/webhook"
 	"github.com/holdfast-dev/holdfast/webhook/breaker"
+	"github.com/holdfast-dev/holdfast/webhook/limits"
 	"github.com/holdfast-dev/holdfast/webhook/server"
 )
 
@@ -45,8 +46,10 @@ func run(ctx context.Context, o options, client kubernetes.Interface, version st
 	if err != nil {
 		return err
 	}
+	allowed := limits.New(client, o.namespaces, log)
 	s, err := server.New(server.Options{
-		Certificates: certificates, Breaker: fuse, ConfigMaps: configMaps(client), Registry: registry, Version: version, Log: log,
+		Certificates: certificates, Breaker: fuse, ConfigMaps: configMaps(client), Limits: allowed.Of, Registry: registry, Version: version,
+		Log: log,
 	})
 	if err != nil {
 		return err
@@ -85,6 +88,7 @@ func run(ctx context.Context, o options, client kubernetes.Interface, version st
 	all.Go(func() { failWith(fail, health.Serve(plain)) })
 	all.Go(func() { failWith(fail, certificates.Run(work)) })
 	all.Go(func() { fuse.Run(work) })
+	all.Go(func() { allowed.Run(work) })
 	all.Go(func() { learner.run(work, s.Set) })
 
 	<-ctx.Done()

@@ -38,9 +38,15 @@ var rooms = map[string][]string{
 	"aggregator": {
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
 	},
-	"webhook":              {"record"},
-	"test/flink/flinkproc": {"job", "test/machine"},
-	"test/machine":         {},
+	"webhook":               {"record"},
+	"test/flink/flinkproc":  {"job", "test/machine"},
+	"test/machine":          {},
+	"test/kubernetes/image": {},
+	"test/kubernetes/node":  {"test/kubernetes/image", "test/machine"},
+	"test/kubernetes/flinkimage": {
+		"test/flink/flinkproc", "test/kubernetes/image", "test/kubernetes/node", "test/machine",
+	},
+	"test/kubernetes/flinkpod": {"test/flink/flinkproc", "test/kubernetes/flinkimage", "test/machine"},
 }
 
 // deniers are the only files outside of settle that may turn something into a No: a positive answer of somebody who knows.

@@ -155,12 +155,14 @@ func rewatch(ctx context.Context, heard chan<- struct{}, begin func() (watch.Int
 	wait := minRewatch
 	for ctx.Err() == nil {
 		if w, err := begin(); err == nil {
+			stop := context.AfterFunc(ctx, w.Stop) // not every watch knows its context
 			for event := range w.ResultChan() {
 				if event.Type != watch.Error && event.Type != watch.Bookmark {
 					wait = minRewatch
 					hear(heard)
 				}
 			}
+			stop()
 			w.Stop()
 		}
 		pause(ctx, nil, wait/2+rand.N(wait/2))

@@ -70,17 +70,6 @@ func (h *Health) Close(ctx context.Context) error {
 	return nil
 }
 
-// Missing names the checks that fail, with what they say; nil when the webhook is ready.
-func (h *Health) Missing() error {
-	var all []error
-	for _, c := range h.checks {
-		if err := c.Ask(); err != nil {
-			all = append(all, fmt.Errorf("%s: %w", c.Name, err))
-		}
-	}
-	return errors.Join(all...)
-}
-
 func (h *Health) serve(ctx *fasthttp.RequestCtx) {
 	ctx.SetContentType("text/plain; charset=utf-8")
 	switch string(ctx.Path()) {

@@ -69,13 +69,17 @@ var tooLarge = fmt.Sprintf("an admission review may have %d MiB: the API server 
 
 // body reads the request's body, once there is room for it. The body is valid until release.
 func (s *Server) body(ctx *fasthttp.RequestCtx) (body []byte, release func(), p *problem) {
-	weight := int64(bodyLimit)
+	weight := int64(bodyLimit) // of a body whose length is not known
 	if n := ctx.Request.Header.ContentLength(); n >= 0 {
 		weight = int64(n)
 	}
+	room := s.small
+	if weight > smallBody {
+		room = s.large
+	}
 	wait, cancel := context.WithTimeout(s.ctx, bodiesWait)
 	defer cancel()
-	if s.bodies.Acquire(wait, weight) != nil {
+	if room.Acquire(wait, weight) != nil {
 		return nil, nil, &problem{status: fasthttp.StatusServiceUnavailable, text: "there are too many reviews at a time: try again", ends: true}
 	}
 	buffer := s.buffers.Get().(*[]byte)
@@ -84,7 +88,7 @@ func (s *Server) body(ctx *fasthttp.RequestCtx) (body []byte, release func(), p 
 		if cap(*buffer) <= 64<<10 {
 			s.buffers.Put(buffer)
 		}
-		s.bodies.Release(weight)
+		room.Release(weight)
 	}
 	var err error
 	if known := ctx.Request.Header.ContentLength(); known > 0 {
@@ -154,7 +158,7 @@ func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error) {
 		}
 		return
 	}
-	p := s.unread(err)
-	p.write(ctx)
-	s.metrics.refused(p.status)
+	// fasthttp set the deadline for writing when it began the handshake, so for a request that came too slowly it is over.
+	_ = ctx.Conn().SetWriteDeadline(time.Now().Add(requestTimeout)) // on a connection that is broken, the answer is lost anyway
+	s.fail(ctx, s.unread(err))
 }

@@ -107,7 +107,7 @@ func (s *Server) judge(r *admissionv1.AdmissionRequest) (d webhook.Decision, pat
 	if settings == nil {
 		return skip(ReasonStarting, "the webhook has just started, and does not know yet what to inject"), nil
 	}
-	request := webhook.Request{Namespace: r.Namespace, Pod: r.Object.Raw}
+	request := webhook.Request{Namespace: r.Namespace, Pod: r.Object.Raw, Limits: s.o.Limits(r.Namespace)}
 	request.FlinkConfig = s.flinkConfig(*settings, request)
 	d, patch = s.patch(*settings, request)
 	if !d.Inject {
@@ -130,7 +130,7 @@ func (s *Server) patch(settings webhook.Settings, r webhook.Request) (webhook.De
 	if !d.Inject {
 		return d, nil
 	}
-	patch, err := json.Marshal(d.Patch)
+	patch, err := webhook.Encode(d.Patch)
 	if err != nil {
 		s.o.Log.Error("a patch cannot be written; the pod goes on without an agent: please report this", "namespace", r.Namespace, "error", err)
 		return skip(ReasonInternalError, "the webhook has failed"), nil

@@ -19,7 +19,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/holdfast-dev/holdfast/webhook"
@@ -51,6 +50,8 @@ type Options struct {
 	Breaker      Breaker
 	// ConfigMaps reads what webhook.ConfigMapNeeded names. May be nil: then no ConfigMap is known.
 	ConfigMaps ConfigMaps
+	// Limits says what a namespace allows its pods, as far as it is known, without waiting. May be nil: then nothing is.
+	Limits func(namespace string) webhook.Limits
 	// Registry gets the server's metrics.
 	Registry prometheus.Registerer
 	// Version is the program's.
@@ -64,11 +65,13 @@ const (
 	headerLimit = 8 << 10
 	// bodyLimit bounds a review, in bytes. The API server takes no pod above 3 MiB (its limit for a request's body), etcd none above 1.5 MiB.
 	bodyLimit = 4 << 20
-	// bodiesLimit bounds the reviews that are in memory at a time, in bytes, and bodiesWait how long one waits for room.
+	// bodiesLimit bounds the reviews that are in memory at a time, in bytes, and bodiesWait how long one waits for room. Those that are
+	// larger than smallBody, as hardly any pod is, have as much for themselves, so that others need not wait behind them.
 	bodiesLimit = 16 << 20
 	bodiesWait  = 2 * time.Second
-	// connectionLimit bounds the connections at a time; more wait in the kernel. An API server keeps up to 25 idle ones open, and opens one for
-	// each review that is under way beyond them.
+	smallBody   = 256 << 10
+	// connectionLimit bounds the connections at a time. An API server keeps up to 25 idle ones open, and opens one for each review that is
+	// under way beyond them. Where idle ones take all the room, the oldest gives way; otherwise more wait in the kernel.
 	connectionLimit = 512
 	// requestTimeout is how long a request may take to arrive, and an answer to leave: the API server waits 5 s altogether.
 	requestTimeout = 5 * time.Second
@@ -89,8 +92,10 @@ type Server struct {
 	// decide is webhook.Decide.
 	decide func(webhook.Settings, webhook.Request) webhook.Decision
 
-	bodies  *semaphore.Weighted
-	buffers sync.Pool
+	doorman *doorman
+	// small and large are the room for bodies.
+	small, large *semaphore.Weighted
+	buffers      sync.Pool
 	// processors bounds the decisions that are taken at a time, and so the memory that they need.
 	processors chan struct{}
 	configMaps chan struct{}
@@ -109,11 +114,15 @@ func New(o Options) (*Server, error) {
 	if o.Certificates == nil || o.Breaker == nil || o.Registry == nil {
 		return nil, errors.New("a webhook server needs a certificate, a breaker and a metrics registry")
 	}
+	if o.Limits == nil {
+		o.Limits = func(string) webhook.Limits { return webhook.Limits{} }
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
-		o: o, decide: webhook.Decide, bodies: semaphore.NewWeighted(bodiesLimit), buffers: sync.Pool{New: func() any { return new([]byte) }},
+		o: o, decide: webhook.Decide, doorman: newDoorman(connectionLimit), buffers: sync.Pool{New: func() any { return new([]byte) }},
+		small: semaphore.NewWeighted(bodiesLimit), large: semaphore.NewWeighted(bodiesLimit),
 		processors: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), configMaps: make(chan struct{}, configMapLimit),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -127,7 +136,7 @@ func New(o Options) (*Server, error) {
 		// The body is read by the handler, once there is room for it.
 		StreamRequestBody: true,
 		ReadTimeout:       requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout,
-		Concurrency: 2 * connectionLimit, TCPKeepalive: true, CloseOnShutdown: true,
+		Concurrency: 2 * connectionLimit, TCPKeepalive: true, CloseOnShutdown: true, ConnState: s.doorman.heard,
 	}
 	return s, nil
 }
@@ -155,7 +164,7 @@ func (s *Server) Serve(ln net.Listener) error {
 	forget := context.AfterFunc(s.ctx, func() { _ = ln.Close() })
 	defer forget()
 	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.o.Certificates.GetCertificate, NextProtos: []string{"http/1.1"}}
-	if err := s.http.Serve(tls.NewListener(netutil.LimitListener(ln, connectionLimit), config)); err != nil && s.ctx.Err() == nil {
+	if err := s.http.Serve(tls.NewListener(s.doorman.at(ln), config)); err != nil && s.ctx.Err() == nil {
 		return fmt.Errorf("serve reviews on %s: %w", ln.Addr(), err)
 	}
 	return nil
