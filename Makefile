@@ -10,7 +10,7 @@ RACE    := $(if $(CC_PATH),-race,)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## watch Holdfast do its main job on real Flink (KEEP=1 leaves it running)
@@ -18,7 +18,7 @@ demo: ## watch Holdfast do its main job on real Flink (KEEP=1 leaves it running)
 
 .PHONY: build
 build: ## build all programs into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/holdfast ./cmd/holdfast-aggregator ./cmd/holdfast-webhook
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(filter-out ./cmd/holdfast-agent,$(wildcard ./cmd/holdfast*))
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(BIN)/ ./cmd/holdfast-agent
 
 .PHONY: image
@@ -41,6 +41,10 @@ test-chart: ## render the Helm chart with every combination of values, and check
 test-flink: ## run the product against real Flink processes (fetches Flink, and Java if it can)
 	go test -tags flink -timeout 60m -count 1 -p 1 ./test/flink/...
 
+.PHONY: test-kubernetes
+test-kubernetes: ## boot a real Kubernetes node, install the chart with helm, and break it (as root; or on the cluster of KUBECONFIG)
+	go test -tags kubernetes -timeout 90m -count 1 -p 1 -parallel 6 ./test/kubernetes/...
+
 .PHONY: bench
 bench: ## measure what docs/benchmarks.md reports
 	go test -run '^$$' -bench . -benchmem ./settle
@@ -51,8 +55,8 @@ bench: ## measure what docs/benchmarks.md reports
 lint: ## vet, staticcheck and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt these files:'; gofmt -l .; exit 1; }
 	go vet ./...
-	go vet -tags flink ./test/...
-	go tool -modfile tools/go.mod staticcheck -tags flink ./...
+	go vet -tags flink,kubernetes ./test/... ./webhook/...
+	go tool -modfile tools/go.mod staticcheck -tags flink,kubernetes ./...
 	cd tools && go vet ./... && go tool staticcheck ./...
 	cd test/chart && go vet ./... && go tool -modfile ../../tools/go.mod staticcheck ./...
 

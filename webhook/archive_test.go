@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -221,7 +220,7 @@ func TestBashAndTheWebhookReadAlike(t *testing.T) {
 	root := t.TempDir()
 	var folders, texts []string
 	random := rapid.Custom(configText)
-	for i := range 600 {
+	for i := range 400 {
 		texts = append(texts, random.Example(i))
 		folders = append(folders, filepath.Join(root, strconv.Itoa(i)))
 		write(t, filepath.Join(folders[i], "config.yaml"), texts[i])
@@ -256,23 +255,25 @@ func TestNoSettingOfAUserIsMissed(t *testing.T) {
 	}
 	hits := 0
 	rapid.Check(t, func(r *rapid.T) {
-		doc := tree(r, 4)
-		if _, isMap := doc.(map[string]any); !isMap {
-			return
-		}
-		text, err := yaml.Marshal(doc)
-		if err != nil {
-			r.Fatal(err)
-		}
-		if truly := slices.Contains(slices.Collect(maps.Keys(flatten("", doc))), archiveKey); truly {
-			hits++
-			if !readConfig(string(text)).sets(archiveKey) {
-				r.Fatalf("the folder is set and was not found:\n%s", text)
+		for range 20 {
+			doc, isMap := tree(r, 4).(map[string]any)
+			if !isMap {
+				continue
+			}
+			text, err := yaml.Marshal(doc)
+			if err != nil {
+				r.Fatal(err)
+			}
+			if _, truly := flatten("", doc)[archiveKey]; truly {
+				hits++
+				if !readConfig(string(text)).sets(archiveKey) {
+					r.Fatalf("the folder is set and was not found:\n%s", text)
+				}
 			}
 		}
 	})
-	if hits == 0 {
-		t.Error("no random file set the folder: the test tests nothing")
+	if hits < 5 {
+		t.Errorf("%d random files set the folder: the test tests little", hits)
 	}
 }
 

@@ -44,7 +44,7 @@ func (l Limits) items(kind corev1.LimitType, visit func(item *corev1.LimitRangeI
 
 // fit brings what a container asks of one resource to what the LimitRanges take: at least their min, at most their max, and a limit that is
 // not above the request by more than their ratio (LimitRanger, 1.34). A limit that is not set, LimitRanger sets to its default; one
-// that is asked for in a ratio and has no default becomes fallback.
+// that is asked for in a ratio and has no default becomes fallback. In a Guaranteed pod the request is the limit.
 func (l Limits) fit(r *corev1.ResourceRequirements, name corev1.ResourceName, fallback resource.Quantity, guaranteed bool) {
 	request, asked := r.Requests[name]
 	if !asked {
@@ -66,9 +66,7 @@ func (l Limits) fit(r *corev1.ResourceRequirements, name corev1.ResourceName, fa
 		request, limit = inside(request), inside(limit)
 		standing := limit
 		if !limited {
-			if standing = item.Default[name]; standing.IsZero() && hasMost {
-				standing = most // which the API server takes for the default
-			}
+			standing = item.Default[name]
 		}
 		if ratio, has := item.MaxLimitRequestRatio[name]; has {
 			if !limited && (standing.IsZero() || above(standing, request, ratio)) {

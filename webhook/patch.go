@@ -54,7 +54,7 @@ func Apply(doc []byte, patch []Operation) ([]byte, error) {
 
 // patching collects the operations on one pod.
 type patching struct {
-	raw json.RawMessage
+	pod *node // as it was
 	ops []Operation
 }
 
@@ -68,7 +68,7 @@ func (p *patching) add(value any, path ...string) {
 
 // test lets the patch apply only to a pod that has the same there. It is left out where there is nothing: a test cannot say so.
 func (p *patching) test(path ...string) {
-	if value := at(p.raw, path); value != nil {
+	if value := p.pod.at(path); value != nil {
 		p.ops = append(p.ops, Operation{"test", pointer(path...), value})
 	}
 }
@@ -76,7 +76,7 @@ func (p *patching) test(path ...string) {
 // patch is how the pod gets the agent. It only adds, but for the argument that change is about. It begins with tests of what the pod is,
 // and each list is tested where something is put into it.
 func (v *view) patch(d Decision, change edit, raw json.RawMessage) []Operation {
-	p := &patching{raw: raw}
+	p := &patching{pod: &node{raw: raw}}
 	main := []string{"spec", "containers", strconv.Itoa(v.index)}
 	within := func(base []string, more ...string) []string { return append(base[:len(base):len(base)], more...) }
 
@@ -255,24 +255,46 @@ func pointer(names ...string) string {
 
 var escape = strings.NewReplacer("~", "~0", "/", "~1")
 
-// at is what stands in a document at a path, as it is written there; nil if there is nothing, or null.
-func at(doc json.RawMessage, path []string) json.RawMessage {
+// node is a part of a document, taken apart as far as it was looked into.
+type node struct {
+	raw      json.RawMessage
+	members  map[string]*node
+	elements []*node
+}
+
+// at is what stands at a path, as it is written there; nil if there is nothing, or null.
+func (n *node) at(path []string) json.RawMessage {
 	for _, name := range path {
-		var members map[string]json.RawMessage
-		var elements []json.RawMessage
-		if index, err := strconv.Atoi(name); err == nil && json.Unmarshal(doc, &elements) == nil {
-			if index >= len(elements) {
-				return nil
-			}
-			doc = elements[index]
-		} else if json.Unmarshal(doc, &members) == nil {
-			doc = members[name]
-		} else {
+		if n.members == nil && n.elements == nil {
+			n.open()
+		}
+		index, err := strconv.Atoi(name)
+		switch {
+		case err == nil && index < len(n.elements):
+			n = n.elements[index]
+		case n.members[name] != nil:
+			n = n.members[name]
+		default:
 			return nil
 		}
 	}
-	if doc = bytes.TrimSpace(doc); len(doc) == 0 || string(doc) == "null" {
-		return nil
+	if raw := bytes.TrimSpace(n.raw); len(raw) > 0 && string(raw) != "null" {
+		return raw
 	}
-	return doc
+	return nil
+}
+
+func (n *node) open() {
+	var members map[string]json.RawMessage
+	var elements []json.RawMessage
+	if json.Unmarshal(n.raw, &members) == nil {
+		n.members = make(map[string]*node, len(members))
+		for name, raw := range members {
+			n.members[name] = &node{raw: raw}
+		}
+	} else if json.Unmarshal(n.raw, &elements) == nil {
+		for _, raw := range elements {
+			n.elements = append(n.elements, &node{raw: raw})
+		}
+	}
 }

@@ -26,7 +26,7 @@ type view struct {
 }
 
 const (
-	mostWarnings   = 8
+	mostWarnings   = 6
 	longestWarning = 256 // of what Kubernetes hands on of one warning
 	longestMessage = 400
 )

@@ -38,9 +38,6 @@ func (v *view) resources(known Limits, mode Mode) (r corev1.ResourceRequirements
 	if guaranteed || allLimit(spec, cpu) {
 		r.Limits[cpu] = quantity(set.CPULimit)
 	}
-	if guaranteed {
-		r.Requests = r.Limits.DeepCopy()
-	}
 	if known.Ranges == nil {
 		for _, name := range leftToLimitRanger(v.pod.Annotations[limitRanger]) {
 			delete(r.Requests, name)

@@ -95,7 +95,7 @@ func (v *vault) authority(ctx context.Context, secret *corev1.Secret) (*pki.Auth
 			err = pki.ValidAt(authority.Certificate(), time.Now())
 		}
 		if err != nil {
-			return nil, &damagedError{fmt.Errorf("Secret %s/%s: %w; restore it from a copy, or remove its keys %s and %s: agents of pods that run now then "+
+			return nil, &damagedError{fmt.Errorf("the authority in Secret %s/%s: %w; restore it from a copy, or remove its keys %s and %s: agents of pods that run now then "+
 				"reach etcd only after their pods are created anew", v.namespace, v.secret, err, certificateKey, privateKey)}
 		}
 		return authority, nil
@@ -133,7 +133,7 @@ func (v *vault) read(ctx context.Context) (*corev1.Secret, error) {
 	defer cancel()
 	secret, err := v.client.CoreV1().Secrets(v.namespace).Get(ctx, v.secret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("Secret %s/%s is not there: the chart makes it, without data; was it deleted?", v.namespace, v.secret)
+		return nil, fmt.Errorf("there is no Secret %s/%s: the chart makes it, without data; was it deleted?", v.namespace, v.secret)
 	}
 	return secret, err
 }

@@ -168,7 +168,7 @@ func TestAMissingSecretIsWaitedFor(t *testing.T) {
 	if _, _, err := v.open(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if !strings.Contains(said.String(), "Secret n/s is not there: the chart makes it, without data") {
+	if !strings.Contains(said.String(), "there is no Secret n/s: the chart makes it, without data") {
 		t.Errorf("it says %s", said.String())
 	}
 }

@@ -52,7 +52,8 @@ func (w wire) passes(from, to peer, port int, protocol corev1.Protocol) bool {
 func (w wire) end(of peer, way networkingv1.PolicyType, allows func(*networkingv1.NetworkPolicy) bool) bool {
 	about, allowed := false, false
 	for _, p := range w.policies {
-		if of.address == "" && p.Namespace == of.namespace && selects(w.t, &p.Spec.PodSelector, of.labels) && slices.Contains(p.Spec.PolicyTypes, way) {
+		here := of.address == "" && p.Namespace == of.namespace && selects(w.t, &p.Spec.PodSelector, of.labels)
+		if here && slices.Contains(p.Spec.PolicyTypes, way) {
 			about = true
 			allowed = allowed || allows(p)
 		}
@@ -142,7 +143,7 @@ func checkNetwork(t *testing.T, c combination, all []object) {
 		for _, from := range []peer{aggregator, etcd, agent, guarded} {
 			try(from, etcd, 2379, true)
 		}
-		for _, from := range []peer{stranger, pods["test"], {namespace: "team-c", labels: map[string]string{"holdfast.dev/injected": "false"}}, internet} {
+		for _, from := range []peer{stranger, pods["test"], internet, {namespace: "team-c", labels: map[string]string{"holdfast.dev/injected": "false"}}} {
 			try(from, etcd, 2379, false)
 		}
 		try(peer{address: "10.0.0.7"}, etcd, 2379, narrow)

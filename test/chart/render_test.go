@@ -208,7 +208,8 @@ var parts = map[string][]choice{
 		{"one", ""},
 		{"three", "etcd: {replicas: 3, persistence: {enabled: false}, podSecurityContext: {fsGroup: null}}"},
 		{"plain", "etcd: {mode: external, endpoints: ['http://etcd.example:2379', 'http://etcd.example']}"},
-		{"inline", "etcd: {mode: external, endpoints: ['https://etcd.example'], tls: {ca: '-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----'}}"},
+		{"inline", "etcd: {mode: external, endpoints: ['https://etcd.example'], " +
+			"tls: {ca: '-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----'}}"},
 		{"secret", "etcd: {mode: external, endpoints: ['https://[fd00::1]:2379'], tls: {caSecret: their-ca, clientSecret: our-client}}"},
 	},
 	"webhook": {
@@ -229,7 +230,8 @@ var parts = map[string][]choice{
 	"network": {
 		{"open", "networkPolicy: {enabled: false}"},
 		{"closed", ""},
-		{"narrow", "networkPolicy: {flinkNamespaces: [team-a, team-b], apiServer: {cidrs: [10.0.0.1/32]}, aggregator: {from: [{podSelector: {matchLabels: {asks: 'yes'}}}]}, " +
+		{"narrow", "networkPolicy: {flinkNamespaces: [team-a, team-b], apiServer: {cidrs: [10.0.0.1/32]}, " +
+			"aggregator: {from: [{podSelector: {matchLabels: {asks: 'yes'}}}]}, " +
 			"etcd: {from: [{ipBlock: {cidr: 10.0.0.0/24}}], cidrs: [10.1.0.0/16]}}"},
 	},
 	"rest": {
@@ -263,7 +265,11 @@ aggregator: &component
 agent: {resources: {requests: {cpu: 1, memory: 32Mi}}, prepull: {enabled: true, tolerations: [{operator: Exists}]}}
 metrics: {serviceMonitor: {enabled: true, labels: {prometheus: main}, interval: 30s}, prometheusRule: {enabled: true, labels: {prometheus: main}}}
 extraObjects:
-  - {apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Release.Name }}-map', labels: {app.kubernetes.io/name: x, app.kubernetes.io/instance: x, app.kubernetes.io/managed-by: x}}}
+  - apiVersion: v1
+    kind: ConfigMap
+    metadata:
+      name: '{{ .Release.Name }}-map'
+      labels: {app.kubernetes.io/name: x, app.kubernetes.io/instance: x, app.kubernetes.io/managed-by: x}
   - |
     apiVersion: v1
     kind: ConfigMap

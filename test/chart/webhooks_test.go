@@ -25,7 +25,8 @@ func checkWebhooks(t *testing.T, c combination, all []object) {
 		names = append(names, w.Name)
 		checkWebhook(t, w, all)
 	}
-	if want := []string{"jobmanager-component.holdfast.dev", "flink-deployment-type.holdfast.dev", "inject.holdfast.dev"}; !slices.Equal(names, want) {
+	want := []string{"jobmanager-component.holdfast.dev", "flink-deployment-type.holdfast.dev", "inject.holdfast.dev"}
+	if !slices.Equal(names, want) {
 		t.Errorf("webhooks %v, want %v", names, want)
 	}
 
@@ -87,12 +88,14 @@ func checkWebhook(t *testing.T, w admissionv1.MutatingWebhook, all []object) {
 		*w.SideEffects != admissionv1.SideEffectClassNone || *w.ReinvocationPolicy != admissionv1.NeverReinvocationPolicy {
 		t.Errorf("%s: %+v", w.Name, w)
 	}
-	if len(w.Rules) != 1 || !slices.Equal(w.Rules[0].Operations, []admissionv1.OperationType{admissionv1.Create}) || !slices.Equal(w.Rules[0].Resources, []string{"pods"}) {
+	creates := []admissionv1.OperationType{admissionv1.Create}
+	if len(w.Rules) != 1 || !slices.Equal(w.Rules[0].Operations, creates) || !slices.Equal(w.Rules[0].Resources, []string{"pods"}) {
 		t.Errorf("%s is asked about %+v", w.Name, w.Rules)
 	}
 	to := w.ClientConfig.Service
 	service := named[*corev1.Service](t, all, to.Name)
-	if to.Namespace != service.Namespace || *to.Path != "/mutate" || !slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == *to.Port }) {
+	known := slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == *to.Port })
+	if to.Namespace != service.Namespace || *to.Path != "/mutate" || !known {
 		t.Errorf("%s is at %+v", w.Name, to)
 	}
 }

@@ -67,7 +67,8 @@ func TestRun(t *testing.T) {
 	if err != nil || printed != "/\nsaid\n" {
 		t.Errorf("%q, %v", printed, err)
 	}
-	if _, err := Run(t.Context(), nil, "sh", "-c", "echo why >&2; exit 3"); err == nil || !strings.Contains(err.Error(), "exit status 3\nwhy") {
+	_, err = Run(t.Context(), nil, "sh", "-c", "echo why >&2; exit 3")
+	if err == nil || !strings.Contains(err.Error(), "exit status 3\nwhy") {
 		t.Errorf("of a command that fails: %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "written")
@@ -82,7 +83,8 @@ func TestRun(t *testing.T) {
 	}()
 	begin := time.Now()
 	// The child holds the output open: without its end there is none of Run.
-	if _, err := Run(ctx, nil, "sh", "-c", "(sleep 60) & touch "+file+"; wait"); !errors.Is(err, context.Canceled) || time.Since(begin) > 30*time.Second {
+	_, err = Run(ctx, nil, "sh", "-c", "(sleep 60) & touch "+file+"; wait")
+	if !errors.Is(err, context.Canceled) || time.Since(begin) > 30*time.Second {
 		t.Errorf("of a command that was told to end: %v after %s", err, time.Since(begin))
 	}
 }

@@ -30,7 +30,8 @@ func tree(t *testing.T) string {
 	root := t.TempDir()
 	write(t, root, "go.mod", "module example.org/small\n\ngo 1.26\n")
 	write(t, root, "cmd/holdfast/main.go", "package main\n\nvar version string\n\nfunc main() { println(\"one\", version) }\n")
-	write(t, root, "cmd/holdfast-agent/main.go", "package main\n\nimport _ \"net\" // which C would link itself to\n\nfunc main() { println(\"two\") }\n")
+	write(t, root, "cmd/holdfast-agent/main.go",
+		"package main\n\nimport _ \"net\" // which C would link itself to\n\nfunc main() { println(\"two\") }\n")
 	write(t, root, "cmd/other/main.go", "package main\n\nfunc main() {}\n")
 	return root
 }
@@ -171,7 +172,8 @@ func TestPushAndArchive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if manifest.MediaType != types.OCIImageIndex || manifest.Annotations["org.opencontainers.image.version"] != "v1.2.3" || len(manifest.Manifests) != 2 {
+	version := manifest.Annotations["org.opencontainers.image.version"]
+	if manifest.MediaType != types.OCIImageIndex || version != "v1.2.3" || len(manifest.Manifests) != 2 {
 		t.Errorf("index %+v", manifest)
 	}
 	var mine v1.Hash
@@ -345,7 +347,8 @@ func TestWrongFlags(t *testing.T) {
 		{"--out " + full + "/x --root " + root, "--out: "},
 		{"--push !! --root " + root, "--push: "},
 		{"--push " + gone + " --platforms linux/vax --root " + root, "go build for linux/vax: "},
-		{"--push " + gone + " --platforms linux/" + runtime.GOARCH + " --root " + root, "with the credentials that docker login or podman login left: "},
+		{"--push " + gone + " --platforms linux/" + runtime.GOARCH + " --root " + root,
+			"with the credentials that docker login or podman login left: "},
 	} {
 		err := run(t.Context(), strings.Fields(c.args), io.Discard)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -353,7 +356,8 @@ func TestWrongFlags(t *testing.T) {
 		}
 	}
 	t.Setenv("SOURCE_DATE_EPOCH", "today")
-	if err := run(t.Context(), []string{"--out", full, "--root", root}, io.Discard); err == nil || !strings.Contains(err.Error(), `SOURCE_DATE_EPOCH is "today"`) {
+	err := run(t.Context(), []string{"--out", full, "--root", root}, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), `SOURCE_DATE_EPOCH is "today"`) {
 		t.Errorf("SOURCE_DATE_EPOCH: %v", err)
 	}
 }

@@ -143,7 +143,8 @@ func pack(what, file string, data []byte, mode int64) (layer, error) {
 	}
 	epoch := time.Unix(0, 0)
 	for _, folder := range folders {
-		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: folder + "/", Mode: 0o755, ModTime: epoch, Format: tar.FormatUSTAR}); err != nil {
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: folder + "/", Mode: 0o755, ModTime: epoch, Format: tar.FormatUSTAR}
+		if err := w.WriteHeader(h); err != nil {
 			return layer{}, err
 		}
 	}

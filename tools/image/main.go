@@ -41,7 +41,8 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.root, "root", ".", "the `folder` with the source")
 	fs.StringVar(&o.version, "version", "", "the `version` that the programs say they are (default: what git describe says)")
 	fs.StringVar(&o.name, "name", "holdfast:dev", "the `name` that the image has in the archive")
-	fs.StringVar(&o.out, "out", "", "the archive's `file`: an image of this machine's architecture for ctr images import, docker load, podman load")
+	fs.StringVar(&o.out, "out", "",
+		"the archive's `file`: an image of this machine's architecture for ctr images import, docker load, podman load")
 	fs.StringVar(&o.push, "push", "", "the `registry/name:tag` to push an image for all platforms to, with the credentials of docker login")
 	platforms := fs.String("platforms", "linux/amd64,linux/arm64", "the `platforms` to push, with commas between them")
 	if err := fs.Parse(args); err != nil {

@@ -2,6 +2,8 @@
 //
 //	go run ./test/kubernetes/cmd up            # ten minutes the first time, ten seconds later
 //	eval "$(go run ./test/kubernetes/cmd env)" # kubectl, helm and ctr work with it now, and the tests use it
+//	go run ./test/kubernetes/cmd flink         # the images of Flink
+//	go run ./test/kubernetes/cmd import FILE   # any other image
 //	go run ./test/kubernetes/cmd down
 package main
 
@@ -16,6 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-dev/holdfast/test/flink/flinkproc"
+	"github.com/holdfast-dev/holdfast/test/kubernetes/flinkimage"
 	"github.com/holdfast-dev/holdfast/test/kubernetes/node"
 )
 
@@ -58,6 +62,12 @@ func command() *cobra.Command {
 			},
 		},
 		&cobra.Command{
+			Use: "flink [VERSION...]", Short: "make the images of Flink and load them into the node",
+			RunE: func(cmd *cobra.Command, versions []string) error {
+				return use(cmd.Context(), func(n *node.Node) error { return importFlink(cmd.Context(), n, versions) })
+			},
+		},
+		&cobra.Command{
 			Use: "down", Short: "remove the node", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return node.Remove(cmd.Context(), -1, os.Stderr) },
 		},
@@ -77,6 +87,26 @@ func use(ctx context.Context, do func(*node.Node) error) error {
 	}
 	defer n.Release()
 	return do(n)
+}
+
+func importFlink(ctx context.Context, n *node.Node, versions []string) error {
+	if len(versions) == 0 {
+		versions = flinkproc.Versions()
+	}
+	for _, version := range versions {
+		dist, err := flinkproc.Distribution(ctx, version, os.Stderr)
+		if err != nil {
+			return err
+		}
+		image, err := flinkimage.Build(ctx, dist, os.Stderr)
+		if err != nil {
+			return err
+		}
+		if err := n.EnsureImage(ctx, image); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func env(out io.Writer) error {

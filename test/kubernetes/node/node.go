@@ -484,8 +484,11 @@ func KubeconfigPath(number int) (string, error) {
 // HostAddress is the address at which pods reach this machine.
 func (n *Node) HostAddress() string { return n.host.String() }
 
-// APIServerAddresses are those at which pods reach the API server: as a service, and as it is.
-func (n *Node) APIServerAddresses() []string { return []string{n.kubernetes.String(), n.node.String()} }
+// APIServerAddresses are those at which pods reach the API server, with their ports: as a service, and as it is. The cluster's DNS has
+// another port of the second address.
+func (n *Node) APIServerAddresses() []string {
+	return []string{n.kubernetes.String() + ":443", fmt.Sprintf("%s:%d", n.node, apiServerPort)}
+}
 
 // Program is the path of one of the programs that the node is made of: kubectl, helm, podtool, etcd, ...
 func (n *Node) Program(name string) string {

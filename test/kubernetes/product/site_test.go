@@ -1,0 +1,188 @@
+//go:build kubernetes
+
+package product
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/holdfast-dev/holdfast/test/kubernetes/rig"
+	"github.com/holdfast-dev/holdfast/test/machine"
+)
+
+// home is the namespace that Holdfast is installed in.
+const home = "holdfast"
+
+// site is a cluster with Holdfast installed.
+type site struct {
+	*rig.Rig
+
+	mu       sync.Mutex
+	forwards map[string]*replica // by pod
+	last     []string            // the pods of the aggregator, as the API server last told
+}
+
+// replica is one pod of the aggregator, reached through the kubelet: whatever is cut of the pod's own network, this stays.
+type replica struct {
+	pod string
+	cmd *exec.Cmd
+
+	ready chan struct{} // closed when port is known or the forward has ended
+	ended chan struct{}
+	port  string
+}
+
+func (r *replica) url() string { return "http://127.0.0.1:" + r.port }
+
+var forwarding = regexp.MustCompile(`Forwarding from 127\.0\.0\.1:(\d+)`)
+
+// replicas gives all pods of the aggregator that run, each with its port forwarded. Those that cannot be are left out. While the API server
+// is silent they are those of before.
+func (s *site) replicas(ctx context.Context) []*replica {
+	pods, err := s.aggregators(ctx)
+	s.mu.Lock()
+	if err == nil {
+		s.last = nil
+		for _, pod := range pods {
+			s.last = append(s.last, pod.Name)
+		}
+	}
+	names := s.last
+	s.mu.Unlock()
+	var all []*replica
+	for _, name := range names {
+		if r, err := s.forward(ctx, name); err == nil {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// aggregators are the aggregator's pods that run.
+func (s *site) aggregators(ctx context.Context) ([]corev1.Pod, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	list, err := s.Set.CoreV1().Pods(home).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=aggregator"})
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
+		return pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodRunning
+	}), nil
+}
+
+func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
+	s.mu.Lock()
+	r := s.forwards[pod]
+	if r != nil {
+		select {
+		case <-r.ended:
+			r = nil
+		default:
+		}
+	}
+	if r == nil {
+		var err error
+		if r, err = s.startForward(pod); err != nil {
+			s.mu.Unlock()
+			return nil, err
+		}
+		s.forwards[pod] = r
+	}
+	s.mu.Unlock()
+	select {
+	case <-r.ready:
+	case <-time.After(5 * time.Second):
+		return nil, fmt.Errorf("forward a port to pod %s: it does not begin", pod)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if r.port == "" {
+		return nil, fmt.Errorf("forward a port to pod %s: it ended", pod)
+	}
+	return r, nil
+}
+
+func (s *site) startForward(pod string) (*replica, error) {
+	cmd := exec.Command(s.Program("kubectl"), "-n", home, "port-forward", "pod/"+pod, ":7070")
+	cmd.Env = append(os.Environ(), s.Env()...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := machine.Start(cmd); err != nil {
+		return nil, err
+	}
+	r := &replica{pod: pod, cmd: cmd, ready: make(chan struct{}), ended: make(chan struct{})}
+	go func() {
+		told := false
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if m := forwarding.FindStringSubmatch(lines.Text()); m != nil && !told {
+				r.port, told = m[1], true
+				close(r.ready)
+			}
+		}
+		cmd.Wait()
+		if !told {
+			close(r.ready)
+		}
+		close(r.ended)
+	}()
+	return r, nil
+}
+
+// close ends the forwards.
+func (s *site) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.forwards {
+		select {
+		case <-r.ended:
+		default:
+			r.cmd.Process.Signal(syscall.SIGTERM)
+			<-r.ended
+		}
+	}
+}
+
+// eventually asks twice a second until there is no error.
+func eventually(t *testing.T, limit time.Duration, what string, ask func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	var last error
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || last == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %s: %v", what, limit, last)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
