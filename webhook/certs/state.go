@@ -1,7 +1,6 @@
 package certs
 
 import (
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -96,11 +95,6 @@ func (s state) bundle() []byte {
 		text = append(text, pki.EncodeCertificates(s.next.Certificate())...)
 	}
 	return append(text, pki.EncodeCertificates(s.previous...)...)
-}
-
-// same says whether two states are of the same authorities.
-func (s state) same(o state) bool {
-	return s.current != nil && o.current != nil && bytes.Equal(s.bundle(), o.bundle()) && (s.next == nil) == (o.next == nil)
 }
 
 // sight is what a replica has seen for itself when it decides about a state.
