@@ -142,7 +142,8 @@ func TestAuthorityIsReadAsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if certs, err := pki.ParseCertificates(certPEM); err != nil || !certs[0].Equal(leaf.Leaf) || !strings.Contains(string(keyPEM), "PRIVATE KEY") {
+	certs, err := pki.ParseCertificates(certPEM)
+	if err != nil || !certs[0].Equal(leaf.Leaf) || !strings.Contains(string(keyPEM), "PRIVATE KEY") {
 		t.Errorf("the pair is not read as written: %v", err)
 	}
 }
@@ -200,7 +201,10 @@ func TestValidAt(t *testing.T) {
 	for _, at := range []struct {
 		when time.Duration
 		want string
-	}{{-2 * time.Hour, "is a clock wrong?"}, {-30 * time.Minute, ""}, {0, ""}, {59 * time.Minute, ""}, {61 * time.Minute, "expired at 2026-02-03T05:05:06Z"}} {
+	}{
+		{-2 * time.Hour, "is a clock wrong?"}, {-30 * time.Minute, ""}, {0, ""}, {59 * time.Minute, ""},
+		{61 * time.Minute, "expired at 2026-02-03T05:05:06Z"},
+	} {
 		err := pki.ValidAt(c, now.Add(at.when))
 		if at.want == "" && err != nil || at.want != "" && (err == nil || !strings.Contains(err.Error(), at.want)) {
 			t.Errorf("%s: %v, want %q", at.when, err, at.want)

@@ -18,6 +18,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -55,6 +58,39 @@ func (h *holder) getCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 		return pair, nil
 	}
 	return nil, errNone
+}
+
+// trouble is what stands in the way at the moment.
+type trouble struct {
+	mu   sync.Mutex
+	err  error
+	told string
+}
+
+// tell logs an error once, until there is another. That somebody else was faster is no trouble.
+func (t *trouble) tell(log *slog.Logger, err error, ready bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if errors.Is(err, errLater) {
+		err = nil
+	} else if err == nil {
+		t.told = ""
+	}
+	t.err = err
+	if err != nil && err.Error() != t.told {
+		t.told = err.Error()
+		log.Warn("certificates are not as they should be, and this will be tried again", "error", err, "ready", ready)
+	}
+}
+
+// explain adds the trouble to an error, which may be because of it.
+func (t *trouble) explain(err error) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil || t.err == nil {
+		return err
+	}
+	return fmt.Errorf("%w; %w", err, t.err)
 }
 
 // pause waits until something is heard of, or d has passed. false means that ctx ended.

@@ -82,8 +82,9 @@ func (a *apiServer) configuration(ctx context.Context) (published, error) {
 	return p, nil
 }
 
-// publish is a JSON patch: it creates nothing, knows no field but its own, and fails where the list is not what was read. (Server-side
-// apply would make a configuration that was just deleted anew, as an empty one.)
+// publish is a JSON patch: it creates nothing, and owns one field of each entry. Who applies a field of an entry owns the entry, too: Helm
+// or a GitOps tool could then drop none that its next version does not have, since what we own of it would stay, and be invalid. (Tried
+// with Kubernetes 1.34.)
 func (a *apiServer) publish(ctx context.Context, p published, bundles [][]byte) error {
 	type operation struct {
 		Op    string `json:"op"`

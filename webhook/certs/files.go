@@ -26,7 +26,8 @@ type FilesOptions struct {
 	// caBundle. "" leaves the caBundle alone: cert-manager's injector, or a person, writes it.
 	CA string
 	// Client is the API server, and Configuration the MutatingWebhookConfiguration. The rights that takes: get and watch of the
-	// configuration, by name, and patch where CA is given. Without a client nothing is known of the caBundle: Ready speaks of the certificate alone.
+	// configuration, by name, and patch where CA is given. Without a client nothing is known of the caBundle: Ready speaks of the
+	// certificate alone.
 	Client        kubernetes.Interface
 	Configuration string
 	// Host is the name that the API server calls, SERVICE.NAMESPACE.svc. The certificate must be for it.
@@ -37,10 +38,10 @@ type FilesOptions struct {
 	Log *slog.Logger
 }
 
-// Files is a certificate in files that somebody else renews. They are read again every few seconds, through whatever links lead to them (the kubelet
-// swaps a link to renew a mounted Secret), and used when they are whole. A certificate of another authority is taken into service
-// when the API servers have been told of that authority for long enough; until then, or as long as the files are broken, the
-// last one serves on.
+// Files is a certificate in files that somebody else renews. They are read again every few seconds, through whatever links lead to
+// them (the kubelet swaps a link to renew a mounted Secret), and used when they are whole. A certificate of another authority is taken
+// into service when the API servers have been told of that authority for long enough; until then, or as long as the files are broken,
+// the last one serves on.
 type Files struct {
 	options FilesOptions
 	cluster cluster // nil without a client
@@ -52,11 +53,10 @@ type Files struct {
 	text      [2][]byte
 	leaf      *tls.Certificate
 	strangers map[pki.Fingerprint]time.Time // trusted, and not in the CA file: since when
-	trouble   string
 
-	mu    sync.Mutex
-	facts Facts
-	err   error
+	trouble trouble
+	mu      sync.Mutex
+	facts   Facts
 }
 
 // reread is how often the files are looked at. They are small, and in the page cache.
@@ -106,15 +106,7 @@ func (f *Files) Ready() error {
 	if f.cluster == nil && !errors.Is(err, errNone) {
 		err = f.alone()
 	}
-	if err == nil {
-		return nil
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.err != nil {
-		return fmt.Errorf("%w; %w", err, f.err)
-	}
-	return err
+	return f.trouble.explain(err)
 }
 
 // alone is what can be said of the certificate without knowing the caBundle.
@@ -158,7 +150,7 @@ func (f *Files) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		f.tell(err)
+		f.trouble.tell(f.log, err, f.holder.ready(time.Now()) == nil)
 		wait := reread
 		if errors.Is(err, errLater) {
 			wait = 100 * time.Millisecond
@@ -269,23 +261,4 @@ func (f *Files) meet(trusted, ours []*x509.Certificate, now time.Time) {
 		strangers[pki.Of(c)] = since
 	}
 	f.strangers = strangers
-}
-
-// tell logs an error once, until there is another.
-func (f *Files) tell(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.err = nil
-	if err == nil {
-		f.trouble = ""
-		return
-	}
-	if errors.Is(err, errLater) {
-		return
-	}
-	f.err = err
-	if text := err.Error(); text != f.trouble {
-		f.trouble = text
-		f.log.Warn("certificates are not as they should be, and this will be tried again", "error", err, "ready", f.holder.ready(time.Now()) == nil)
-	}
 }

@@ -29,6 +29,7 @@ func TestOffer(t *testing.T) {
 		bundles [][]byte // of the entries; nil: there is no configuration
 		uid     string
 	}
+	at := func(ago time.Duration, bundles ...[]byte) reading { return reading{ago, bundles, "1"} }
 	for _, c := range []struct {
 		name     string
 		expired  bool // is the certificate in service
@@ -39,22 +40,22 @@ func TestOffer(t *testing.T) {
 		{name: "nothing is known", want: false},
 		{name: "nothing is known, and it is a renewal", renewal: true, want: true},
 		{name: "nothing is known, and the one in service is expired", expired: true, want: true},
-		{name: "known for long", readings: []reading{{time.Hour, [][]byte{both, both}, "1"}, {0, [][]byte{both, both}, "1"}}, want: true},
-		{name: "known for long, but not read since", readings: []reading{{time.Hour, [][]byte{both}, "1"}}, want: false},
-		{name: "known for a moment", readings: []reading{{time.Hour, [][]byte{onlyA}, "1"}, {time.Minute, [][]byte{both}, "1"}, {0, [][]byte{both}, "1"}}, want: false},
+		{name: "known for long", readings: []reading{at(time.Hour, both, both), at(0, both, both)}, want: true},
+		{name: "known for long, but not read since", readings: []reading{at(time.Hour, both)}, want: false},
+		{name: "known for a moment", readings: []reading{at(time.Hour, onlyA), at(time.Minute, both), at(0, both)}, want: false},
 		{name: "known, not known, and known for a moment",
-			readings: []reading{{time.Hour, [][]byte{both}, "1"}, {time.Minute, [][]byte{onlyA}, "1"}, {0, [][]byte{both}, "1"}}, want: false},
+			readings: []reading{at(time.Hour, both), at(time.Minute, onlyA), at(0, both)}, want: false},
 		{name: "one entry knows it for a moment",
-			readings: []reading{{time.Hour, [][]byte{both, onlyA}, "1"}, {time.Minute, [][]byte{both, both}, "1"}, {0, [][]byte{both, both}, "1"}}, want: false},
+			readings: []reading{at(time.Hour, both, onlyA), at(time.Minute, both, both), at(0, both, both)}, want: false},
 		{name: "another entry knows it for a moment",
-			readings: []reading{{time.Hour, [][]byte{onlyA, both}, "1"}, {time.Minute, [][]byte{both, both}, "1"}, {0, [][]byte{both, both}, "1"}}, want: false},
-		{name: "one entry does not know it", readings: []reading{{time.Hour, [][]byte{both, onlyA}, "1"}, {0, [][]byte{both, onlyA}, "1"}}, want: false},
+			readings: []reading{at(time.Hour, onlyA, both), at(time.Minute, both, both), at(0, both, both)}, want: false},
+		{name: "one entry does not know it", readings: []reading{at(time.Hour, both, onlyA), at(0, both, onlyA)}, want: false},
 		{name: "known by another configuration of the name",
-			readings: []reading{{time.Hour, [][]byte{both}, "1"}, {time.Minute, [][]byte{both}, "2"}, {0, [][]byte{both}, "2"}}, want: false},
-		{name: "not known", readings: []reading{{time.Hour, [][]byte{onlyA}, "1"}, {0, [][]byte{onlyA}, "1"}}, want: false},
-		{name: "known for a moment, and the one in service is not trusted", readings: []reading{{0, [][]byte{onlyB}, "1"}}, want: true},
-		{name: "neither is trusted", readings: []reading{{0, [][]byte{[]byte("x")}, "1"}}, want: false},
-		{name: "the configuration is gone", readings: []reading{{time.Hour, [][]byte{both}, "1"}, {0, nil, ""}}, want: false},
+			readings: []reading{at(time.Hour, both), {time.Minute, [][]byte{both}, "2"}, {0, [][]byte{both}, "2"}}, want: false},
+		{name: "not known", readings: []reading{at(time.Hour, onlyA), at(0, onlyA)}, want: false},
+		{name: "known for a moment, and the one in service is not trusted", readings: []reading{at(0, onlyB)}, want: true},
+		{name: "neither is trusted", readings: []reading{at(0, []byte("x"))}, want: false},
+		{name: "the configuration is gone", readings: []reading{at(time.Hour, both), {0, nil, ""}}, want: false},
 	} {
 		h := &holder{host: host, overlap: 10 * time.Minute}
 		serving, offered := signed(t, a, now, time.Hour), signed(t, b, now, time.Hour)
@@ -111,7 +112,7 @@ func TestReadySaysWhyNot(t *testing.T) {
 		{name: "no entries", leaf: signed(t, a, now, time.Minute), want: "has no webhooks"},
 		{name: "empty", leaf: signed(t, a, now, time.Minute), p: of(good, nil), want: "the caBundle of webhook b cannot be used: empty"},
 		{name: "garbage", leaf: signed(t, a, now, time.Minute), p: of([]byte("x")), want: "webhook a cannot be used: no certificate in PEM"},
-		{name: "another's", leaf: signed(t, a, now, time.Minute), p: of(good, other), want: "webhook b does not lead to the certificate's issuer"},
+		{name: "another's", leaf: signed(t, a, now, time.Minute), p: of(good, other), want: "webhook b does not lead to the certificate's"},
 		{name: "empty, and meant so", leaf: signed(t, a, now, time.Minute), p: of(nil), lenient: true},
 		{name: "empty, and not yet injected", leaf: signed(t, a, now, time.Minute),
 			p: published{entries: []entry{{name: "a"}}, injected: true}, lenient: true, want: "cannot be used: empty"},

@@ -40,8 +40,8 @@ type OwnOptions struct {
 }
 
 // Own is a certificate authority of the webhook's own, in one Secret that all replicas share, and a certificate of this replica
-// that lives in memory alone. Replicas need no leader: each writes only on top of what it read, and who comes second takes what the first one
-// wrote.
+// that lives in memory alone. Replicas need no leader: each writes only on top of what it read, and who comes second takes what the
+// first one wrote.
 //
 // An authority is replaced under overlap. The next one is made known beside the current one; when a replica has read the live caBundle
 // to hold it for the whole overlap, it puts it in its place; each replica takes a certificate of the new authority into service when it
@@ -65,11 +65,10 @@ type Own struct {
 	since    time.Time           // since when this replica has seen them be so
 	replaced time.Time           // when this replica last replaced an authority in a hurry
 	failures int                 // rounds in a row
-	trouble  string              // what was last logged
 
-	mu    sync.Mutex
-	facts Facts
-	err   error // of the last round
+	trouble trouble
+	mu      sync.Mutex
+	facts   Facts
 }
 
 // NewOwn makes the provider. It asks nobody anything yet: Run does.
@@ -88,7 +87,7 @@ func newOwn(o OwnOptions, c cluster) (*Own, error) {
 	o.LeafLife = orElse(o.LeafLife, 24*time.Hour)
 	o.Overlap = orElse(o.Overlap, 10*time.Minute)
 	if o.LeafLife < 4*o.Overlap || o.AuthorityLife < 6*o.LeafLife {
-		return nil, fmt.Errorf("certificates: an authority's life (%s) must be six of a certificate's (%s) or more, and that four overlaps (%s) or more",
+		return nil, fmt.Errorf("certificates: an authority's life (%s) must be six of a certificate's (%s) or more, and that four overlaps (%s)",
 			o.AuthorityLife, o.LeafLife, o.Overlap)
 	}
 	if o.Log == nil {
@@ -117,16 +116,7 @@ func (o *Own) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 // Ready is nil when the certificate that is served is valid, and every entry's caBundle, as last read, leads to its issuer. Otherwise
 // it says why not, and what stands in the way. An API server that cannot be asked makes nothing unready.
 func (o *Own) Ready() error {
-	err := o.holder.ready(time.Now())
-	if err == nil {
-		return nil
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err != nil {
-		return fmt.Errorf("%w; %w", err, o.err)
-	}
-	return err
+	return o.trouble.explain(o.holder.ready(time.Now()))
 }
 
 // Facts are numbers for metrics.
@@ -154,7 +144,7 @@ func (o *Own) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		o.tell(err)
+		o.trouble.tell(o.log, err, o.holder.ready(time.Now()) == nil)
 		if !pause(ctx, heard, o.rest(err)) {
 			return nil
 		}
@@ -163,36 +153,17 @@ func (o *Own) Run(ctx context.Context) error {
 
 // rest is how long to wait for the next round, if nothing is heard of.
 func (o *Own) rest(err error) time.Duration {
-	wait := tick
+	wait := min(tick, o.options.Overlap/4)
 	switch {
 	case errors.Is(err, errLater):
 		wait = 100 * time.Millisecond
 	case err != nil:
 		o.failures++
-		wait = min(time.Second<<min(o.failures, 10), tick)
+		wait = min(time.Second<<min(o.failures, 10), wait)
 	default:
 		o.failures = 0
 	}
 	return wait/2 + rand.N(wait/2)
-}
-
-// tell logs an error once, until there is another.
-func (o *Own) tell(err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.err = nil
-	if err == nil {
-		o.trouble = ""
-		return
-	}
-	if errors.Is(err, errLater) {
-		return
-	}
-	o.err = err
-	if text := err.Error(); text != o.trouble {
-		o.trouble = text
-		o.log.Warn("certificates are not as they should be, and this will be tried again", "error", err, "ready", o.holder.ready(time.Now()) == nil)
-	}
 }
 
 // round looks at everything once, and does what is to be done next.
@@ -221,8 +192,8 @@ func (o *Own) round(ctx context.Context) error {
 	if change != nil {
 		if change.urgent {
 			if since := time.Since(o.replaced); !o.replaced.IsZero() && since < time.Minute {
-				return fmt.Errorf("the authority in the Secret is of no use again, %s after it was replaced: does somebody else write it, or is a replica's clock wrong? %w",
-					since.Round(time.Second), wrong)
+				return fmt.Errorf("the authority in the Secret is of no use again, %s after it was replaced: "+
+					"does somebody else write it, or is a replica's clock wrong? %w", since.Round(time.Second), wrong)
 			}
 		}
 		now := time.Now()
@@ -325,7 +296,8 @@ func (o *Own) changed(c change) {
 		level = slog.LevelWarn
 	}
 	o.mu.Unlock()
-	o.log.Log(context.Background(), level, "the certificate authority changed", "what", c.what, "secret", o.options.Namespace+"/"+o.options.Secret)
+	o.log.Log(context.Background(), level, "the certificate authority changed", "what", c.what,
+		"secret", o.options.Namespace+"/"+o.options.Secret)
 }
 
 // adopt makes what the Secret says this replica's.

@@ -408,8 +408,8 @@ func TestSecretDestroyedAgainAndAgain(t *testing.T) {
 	})
 }
 
-// The Secret is emptied, or destroyed, under replicas that run, and one that starts sees it first: a new authority is made, and no admission
-// fails on the way to it.
+// The Secret is emptied, or destroyed, under replicas that run, and one that starts sees it first: a new authority is made, and no
+// admission fails on the way to it.
 func TestSecretLostUnderRunningReplicas(t *testing.T) {
 	for name, lost := range map[string]map[string][]byte{
 		"emptied": nil, "destroyed": {currentCert: []byte("x"), previousCerts: []byte("y")},
