@@ -394,8 +394,11 @@ func TestLearnsAgain(t *testing.T) {
 	first, second := authority(t), authority(t)
 	synctest.Test(t, func(t *testing.T) {
 		client := cluster("v1.28.15", first)
-		var silent atomic.Bool
+		var silent, upgraded atomic.Bool
 		client.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+			if upgraded.Load() {
+				client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: "v1.29.0"}
+			}
 			return silent.Load(), nil, errors.New("no answer")
 		})
 		o := options{namespace: "holdfast", etcdCAConfigMap: "etcd-ca", settings: webhook.Defaults()}
@@ -434,7 +437,7 @@ func TestLearnsAgain(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		expect("as long as nothing changes", 1)
-		client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &apiversion.Info{GitVersion: "v1.29.0"}
+		upgraded.Store(true)
 		time.Sleep(learnAgain)
 		expect("after an upgrade", 2)
 		if !got[1].NativeSidecars {

@@ -376,6 +376,10 @@ func checkRule(t *testing.T, c combination, r role, rule rbacv1.PolicyRule, all 
 			if !strings.HasSuffix(r.name, "-webhook") {
 				t.Errorf("%s may see pods", r)
 			}
+		case "limitranges", "resourcequotas":
+			if !strings.HasSuffix(r.name, "-webhook") || !slices.Equal(rule.Verbs, []string{"list", "watch"}) {
+				t.Errorf("%s may %v %s", r, rule.Verbs, resource)
+			}
 		case "namespaces":
 			if !slices.Equal(rule.ResourceNames, []string{"kube-system"}) || !slices.Equal(rule.Verbs, []string{"get"}) {
 				t.Errorf("%s may %v namespaces %v", r, rule.Verbs, rule.ResourceNames)

@@ -38,15 +38,10 @@ var rooms = map[string][]string{
 	"aggregator": {
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
 	},
-<<<<<<< HEAD
-	"webhook":              {"record"},
-	"webhook/breaker":      {},
-	"webhook/limits":       {"webhook"},
-	"webhook/server":       {"webhook", "webhook/breaker", "webhook/certs"},
-	"test/flink/flinkproc": {"job", "test/machine"},
-	"test/machine":         {},
-=======
 	"webhook":               {"record"},
+	"webhook/breaker":       {},
+	"webhook/limits":        {"webhook"},
+	"webhook/server":        {"webhook", "webhook/breaker", "webhook/certs"},
 	"test/flink/flinkproc":  {"job", "test/machine"},
 	"test/machine":          {},
 	"test/kubernetes/image": {},
@@ -55,7 +50,6 @@ var rooms = map[string][]string{
 		"test/flink/flinkproc", "test/kubernetes/image", "test/kubernetes/node", "test/machine",
 	},
 	"test/kubernetes/flinkpod": {"test/flink/flinkproc", "test/kubernetes/flinkimage", "test/machine"},
->>>>>>> main
 }
 
 // deniers are the only files outside of settle that may turn something into a No: a positive answer of somebody who knows.

@@ -181,11 +181,7 @@ func TestPodsThatSayNothing(t *testing.T) {
 func TestPodsAreMadeSmall(t *testing.T) {
 	pod := podOf("p", says(waiting("ErrImagePull")))
 	pod.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 100_000)}
-<<<<<<< HEAD
 	pod.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(strings.Repeat("w", 10_000))}}
-=======
-	pod.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(strings.Repeat("x", 10_000))}}
->>>>>>> main
 	pod.Spec.Containers[0].Args = []string{strings.Repeat("y", 100_000)}
 	pod.Status.Message = strings.Repeat("z", 1000)
 	small, err := shrink(pod)
