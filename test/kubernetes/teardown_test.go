@@ -35,7 +35,6 @@ const running = "running in %s as %s"
 func TestTeardown(t *testing.T) {
 	ctx := bounded(t)
 	ownNode(t)
-	before := settings(t)
 	n, err := node.Start(ctx, node.Options{Number: second, Progress: os.Stderr})
 	must(t, err)
 	t.Cleanup(func() { must(t, node.Remove(context.Background(), second, os.Stderr)) })
@@ -45,9 +44,6 @@ func TestTeardown(t *testing.T) {
 	}
 	must(t, n.Stop(ctx))
 	clean(t, n.Name(), n.Dir())
-	if now := settings(t); now != before {
-		t.Errorf("settings of the kernel are %s now, and were %s", now, before)
-	}
 }
 
 // TestCrash kills the process that booted a node, in the middle of its work.
@@ -160,18 +156,4 @@ func remains(t *testing.T, name, dir string) (left []string) {
 	}
 	slices.Sort(left)
 	return left
-}
-
-// settings are what a kubelet would change for the whole machine.
-func settings(t *testing.T) string {
-	t.Helper()
-	var all []string
-	for _, name := range []string{
-		"vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "net/ipv4/ip_forward",
-	} {
-		text, err := os.ReadFile("/proc/sys/" + name)
-		must(t, err)
-		all = append(all, name+"="+strings.TrimSpace(string(text)))
-	}
-	return strings.Join(all, " ")
 }

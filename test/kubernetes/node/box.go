@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -137,7 +135,7 @@ func (b *box) launch(cmd *exec.Cmd) error {
 
 // demolish kills everything in the box and removes what the kernel does not: cgroups, the folder but for its logs, and kernel
 // settings. It needs nothing but the place, so it repairs what a run left that crashed anywhere.
-func (p *place) demolish(ctx context.Context, settings map[string]string) error {
+func (p *place) demolish(ctx context.Context) error {
 	err := machine.Poll(ctx, func() (bool, error) {
 		pids, err := cgroupPids(p.name)
 		for _, pid := range pids {
@@ -160,10 +158,10 @@ func (p *place) demolish(ctx context.Context, settings map[string]string) error 
 	if err := p.unwire(ctx); err != nil {
 		return err
 	}
-	if err := writeSettings(settings); err != nil {
+	if err := p.clear(); err != nil {
 		return err
 	}
-	return p.clear()
+	return kubeletSettings.restore()
 }
 
 // unwire waits until our end of the wire is gone. The kernel removes it with the network at the other end, which it does
@@ -197,30 +195,6 @@ func (p *place) clear() error {
 			continue
 		}
 		if err := os.RemoveAll(p.path(entry.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Settings of the kernel that the kubelet changes for the whole machine (setupKernelTunables in container_manager_linux.go).
-var kubeletSettings = []string{
-	"vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops", "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes",
-}
-
-func readSettings() map[string]string {
-	settings := map[string]string{}
-	for _, name := range kubeletSettings {
-		if text, err := os.ReadFile(filepath.Join("/proc/sys", name)); err == nil {
-			settings[name] = strings.TrimSpace(string(text))
-		}
-	}
-	return settings
-}
-
-func writeSettings(settings map[string]string) error {
-	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		if err := os.WriteFile(filepath.Join("/proc/sys", name), []byte(settings[name]), 0o644); err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,9 @@ type Node struct {
 	cuts []*Cut
 }
 
+// stateFile is the file of a node's folder that says that there is a node.
+const stateFile = "state.json"
+
 // state is what another process must know to use the node, or to clean up after it. It lies in the node's folder.
 type state struct {
 	// Boot tells this life of the node from others.
@@ -67,10 +70,9 @@ type state struct {
 	// Programs are those that it was booted from.
 	Programs programs `json:"programs"`
 	// Ready says that the boot came to its end.
-	Ready     bool              `json:"ready"`
-	Holder    life              `json:"holder"`
-	Processes map[string]life   `json:"processes"`
-	Settings  map[string]string `json:"settings"`
+	Ready     bool            `json:"ready"`
+	Holder    life            `json:"holder"`
+	Processes map[string]life `json:"processes"`
 	// Images are the files that were imported, with what they were.
 	Images map[string]string `json:"images"`
 }
@@ -205,7 +207,7 @@ func (n *Node) adopt() (kept bool, err error) {
 }
 
 func (p *place) readState() (*state, error) {
-	text, err := os.ReadFile(p.path("state.json"))
+	text, err := os.ReadFile(p.path(stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return &state{}, nil
 	}
@@ -214,7 +216,7 @@ func (p *place) readState() (*state, error) {
 	}
 	var read state
 	if err := json.Unmarshal(text, &read); err != nil {
-		return nil, fmt.Errorf("read %s: %w", p.path("state.json"), err)
+		return nil, fmt.Errorf("read %s: %w", p.path(stateFile), err)
 	}
 	return &read, nil
 }
@@ -236,11 +238,11 @@ func (n *Node) change(change func(*state)) error {
 	if err != nil {
 		return err
 	}
-	partial := n.path("state.json.partial")
+	partial := n.path(stateFile + ".partial")
 	if err := os.WriteFile(partial, text, 0o644); err != nil {
 		return err
 	}
-	return os.Rename(partial, n.path("state.json"))
+	return os.Rename(partial, n.path(stateFile))
 }
 
 // boot starts a node from nothing.
@@ -252,14 +254,17 @@ func (n *Node) boot(ctx context.Context, keep bool) error {
 	if left.Boot != "" {
 		n.tell.Sayf("removing what an earlier run left")
 	}
-	if err := errors.Join(n.demolish(ctx, left.Settings), os.RemoveAll(n.path("logs"))); err != nil {
+	if err := errors.Join(n.demolish(ctx), os.RemoveAll(n.path("logs"))); err != nil {
 		return err
 	}
 	if err := n.writeFiles(); err != nil {
 		return err
 	}
+	if err := kubeletSettings.keep(); err != nil {
+		return err
+	}
 	err = n.change(func(s *state) {
-		*s = state{Boot: rand.Text(), Kept: keep, Programs: *n.built, Settings: readSettings(), Images: map[string]string{}}
+		*s = state{Boot: rand.Text(), Kept: keep, Programs: *n.built, Images: map[string]string{}}
 	})
 	if err != nil {
 		return err
@@ -405,7 +410,7 @@ func Guard(ctx context.Context, number int, boot string) error {
 	if err != nil || state.Boot != boot {
 		return err
 	}
-	return p.demolish(ctx, state.Settings)
+	return p.demolish(ctx)
 }
 
 // Stop heals all faults and removes the node, unless it is to be kept. Its logs stay until the next start.
@@ -427,7 +432,7 @@ func (n *Node) stop(ctx context.Context) error {
 func (n *Node) remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if err := n.demolish(ctx, n.state.Settings); err != nil || n.guardian == nil {
+	if err := n.demolish(ctx); err != nil || n.guardian == nil {
 		return err
 	}
 	return n.guardian.Kill()
@@ -448,11 +453,7 @@ func Remove(ctx context.Context, number int, progress io.Writer) error {
 		return err
 	}
 	defer unlock()
-	state, err := p.readState()
-	if err != nil {
-		return err
-	}
-	return p.demolish(ctx, state.Settings)
+	return p.demolish(ctx)
 }
 
 // Release leaves the node running for the next to use, as it is. It is for a node that is kept, instead of Stop.

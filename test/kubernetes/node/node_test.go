@@ -255,6 +255,37 @@ func TestState(t *testing.T) {
 	}
 }
 
+// The first node to come and the last to go see to what a kubelet changes.
+func TestSettings(t *testing.T) {
+	s := settings{sys: t.TempDir(), dir: t.TempDir(), names: []string{"panic", "missing"}}
+	kernel := filepath.Join(s.sys, "panic")
+	set := func(value string) { check(t, os.WriteFile(kernel, []byte(value+"\n"), 0o644)) }
+	want := func(value string) {
+		t.Helper()
+		text, err := os.ReadFile(kernel)
+		if check(t, err); strings.TrimSpace(string(text)) != value {
+			t.Errorf("the setting is %q, want %s", text, value)
+		}
+	}
+	first, second := filepath.Join(s.dir, "0"), filepath.Join(s.dir, "1")
+	set("0")
+	for _, node := range []string{first, second} {
+		check(t, os.MkdirAll(node, 0o755))
+		check(t, s.keep())
+		check(t, os.WriteFile(filepath.Join(node, stateFile), nil, 0o644))
+		set("10")
+	}
+	check(t, os.Remove(filepath.Join(first, stateFile)))
+	check(t, s.restore())
+	want("10") // the second is still there
+	check(t, os.Remove(filepath.Join(second, stateFile)))
+	check(t, s.restore())
+	want("0")
+	set("5")
+	check(t, s.restore()) // nothing was there that could have changed it
+	want("5")
+}
+
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
