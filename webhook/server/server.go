@@ -4,6 +4,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -57,6 +58,9 @@ type Options struct {
 	// Version is the program's.
 	Version string
 	Log     *slog.Logger
+
+	// slow is for tests whose hundreds of clients share the machine's processors: the requestTimeout instead.
+	slow time.Duration
 }
 
 // Bounds of what the server takes and holds.
@@ -135,7 +139,7 @@ func New(o Options) (*Server, error) {
 		ReadBufferSize: headerLimit, MaxRequestBodySize: bodyLimit, DisablePreParseMultipartForm: true,
 		// The body is read by the handler, once there is room for it.
 		StreamRequestBody: true,
-		ReadTimeout:       requestTimeout, WriteTimeout: requestTimeout, IdleTimeout: idleTimeout,
+		ReadTimeout:       cmp.Or(o.slow, requestTimeout), WriteTimeout: requestTimeout, IdleTimeout: idleTimeout,
 		Concurrency: 2 * connectionLimit, TCPKeepalive: true, CloseOnShutdown: true, ConnState: s.doorman.heard,
 	}
 	return s, nil

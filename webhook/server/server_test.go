@@ -216,9 +216,12 @@ func TestTwoHundredCreationsAtATime(t *testing.T) {
 
 func quietly(o *Options) { o.Log = nil }
 
+// patiently lets requests take longer than any client of a test does.
+func patiently(o *Options) { o.slow = time.Minute }
+
 // A burst of a thousand creations, each on a connection of its own, is answered; and what the program holds meanwhile is bounded.
 func TestBurstOfAThousand(t *testing.T) {
-	r := serving(t, quietly)
+	r := serving(t, quietly, patiently)
 	var most atomic.Uint64
 	decide := r.server.decide
 	var under, mostUnder atomic.Int64
@@ -262,7 +265,7 @@ func TestBurstOfAThousand(t *testing.T) {
 
 // No more connections are held than the limit says: the others wait for those that are busy, and those that are idle give way.
 func TestConnectionsAreBounded(t *testing.T) {
-	r := serving(t, quietly)
+	r := serving(t, quietly, patiently)
 	review := reviewOf(t, creation(t, application))
 	var open []*raw
 	for range connectionLimit {
