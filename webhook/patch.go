@@ -171,12 +171,13 @@ func archiveMount() corev1.VolumeMount {
 	return corev1.VolumeMount{Name: ArchiveVolume, MountPath: ArchivePath}
 }
 
-// agent is the agent's container. It has no probe and needs no Secret, so nothing of it can keep the pod from starting but its image.
+// agent is the agent's container. It has no probe and needs no Secret, so nothing of it can keep the pod from starting but its image; and its
+// first process never ends before the pod, so that nothing of it can make the pod unready.
 func (v *view) agent(d Decision) *corev1.Container {
 	s := v.settings
 	c := &corev1.Container{
 		Name: ContainerName, Image: s.Image, ImagePullPolicy: corev1.PullPolicy(s.PullPolicy),
-		Command:         []string{"/bin/holdfast-agent"},
+		Command:         []string{"/bin/holdfast-supervisor", "/bin/holdfast-agent"},
 		Resources:       v.asks,
 		SecurityContext: v.security(),
 	}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // ErrNoContainer says that no such container runs on the node.
@@ -70,6 +72,60 @@ func (c *Container) Running() bool { return c.life.alive() }
 func (c *Container) Kill(ctx context.Context, signal string) error {
 	_, err := c.node.ctr(ctx, "tasks", "kill", "--signal", signal, c.ID)
 	return err
+}
+
+// Processes gives the ids of all its processes, the first one first.
+func (c *Container) Processes() ([]int, error) {
+	dir, _, err := memoryCgroup(c.Pid)
+	if err != nil {
+		return nil, fmt.Errorf("find the cgroup of container %s: %w", c.ID, err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	pids := []int{c.Pid}
+	for field := range strings.FieldsSeq(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid != c.Pid {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// ErrKillsAll says that where memory is short the kernel kills all of a container: the kubelet asks for that with cgroups of version 2.
+var ErrKillsAll = errors.New("the kernel would kill all processes of the container")
+
+// Choke leaves the container hardly more memory than it has in use, so that the kernel kills one of its processes when that wants more.
+// Unchoke ends it. The error is ErrKillsAll where it would not be one process.
+func (c *Container) Choke() (unchoke func() error, err error) {
+	dir, unified, err := memoryCgroup(c.Pid)
+	if err != nil {
+		return nil, fmt.Errorf("find the memory cgroup of container %s: %w", c.ID, err)
+	}
+	if unified {
+		return nil, ErrKillsAll
+	}
+	file := filepath.Join(dir, memoryV1.limit)
+	before, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	memory, err := memoryV1.read(dir)
+	if err != nil {
+		return nil, err
+	}
+	// As low as the kernel lets us: it refuses what it cannot make true by taking pages of files away.
+	for limit := memory.Anonymous; ; limit += 64 << 10 {
+		err := os.WriteFile(file, []byte(strconv.FormatUint(limit, 10)), 0o644)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EBUSY) || limit > memory.Current {
+			return nil, err
+		}
+	}
+	return func() error { return os.WriteFile(file, bytes.TrimSpace(before), 0o644) }, nil
 }
 
 // Memory is what the kernel counts of a container, in bytes.
