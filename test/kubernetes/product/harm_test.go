@@ -1,0 +1,314 @@
+//go:build kubernetes
+
+package product
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/holdfast-dev/holdfast/test/flink/flinkproc"
+	"github.com/holdfast-dev/holdfast/test/kubernetes/flinkpod"
+	"github.com/holdfast-dev/holdfast/test/kubernetes/node"
+	"github.com/holdfast-dev/holdfast/test/kubernetes/rig"
+)
+
+// slack is by how much two Flink clusters that start or end side by side may differ for no reason. An agent that kept its pod waiting
+// for something that is not there would do so for longer.
+const slack = 8 * time.Second
+
+// Whatever is wrong with Holdfast, Flink is none the worse: it starts and ends as the cluster beside it, which has no agent, in the same
+// time, and its pod is ready throughout.
+func TestHarmless(t *testing.T) {
+	for i, c := range []struct {
+		name       string
+		uninjected bool
+		before     func(t *testing.T)
+		during     func(t *testing.T, injected *running)
+	}{
+		{name: "nothing is wrong"},
+		{name: "webhook down", uninjected: true, before: without("deployment/holdfast-webhook")},
+		{name: "etcd down", before: without("statefulset/holdfast-etcd")},
+		{name: "aggregator absent", before: without("deployment/holdfast-aggregator")},
+		{name: "no network for the agent", during: cutOffAgent},
+		{name: "agent killed repeatedly", during: killAgent},
+		{name: "agent out of memory repeatedly", during: chokeAgent},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dist := cluster.Flinks[i%len(cluster.Flinks)]
+			if c.before != nil {
+				c.before(t)
+			}
+			ns := namespace(t, "harmless", nil)
+			lives := observe(t, ns)
+			injected, plain := pair(t, dist, ns)
+			if pod := injected.jobManager(t); isInjected(pod) == c.uninjected {
+				t.Errorf("pod %s has an agent: %t", pod.Name, !c.uninjected)
+			}
+			if pod := plain.jobManager(t); isInjected(pod) {
+				t.Errorf("pod %s has an agent though it opted out", pod.Name)
+			}
+			if c.during != nil {
+				c.during(t, injected)
+			}
+			begin := time.Now()
+			for _, r := range []*running{injected, plain} {
+				check(t, r.flink.Cancel(limit(t), r.job))
+			}
+			with, control := lives.await(t, injected), lives.await(t, plain)
+			for _, compared := range []struct {
+				what          string
+				with, control time.Duration
+			}{
+				{"ready", with.ready.Sub(with.created), control.ready.Sub(control.created)},
+				{"job running", injected.at.Sub(with.created), plain.at.Sub(control.created)},
+				{"gone after its job was canceled", with.gone.Sub(begin), control.gone.Sub(begin)},
+			} {
+				t.Logf("%s: %s after %.1f s, without an agent %.1f s", dist.Version, compared.what, compared.with.Seconds(), compared.control.Seconds())
+				if compared.with > compared.control+slack {
+					t.Errorf("%s after %s, and without an agent after %s", compared.what, compared.with, compared.control)
+				}
+			}
+			with.isLike(t, control)
+		})
+	}
+}
+
+// life is what was seen of one JobManager's pod.
+type life struct {
+	created, ready, gone time.Time
+	unready              int // how often it was ready no more, before it was to end
+	last                 corev1.Pod
+}
+
+// isLike fails the test if Flink fared worse in one pod than in the other.
+func (l life) isLike(t *testing.T, control life) {
+	t.Helper()
+	if l.unready > control.unready {
+		t.Errorf("pod %s became unready %d times, and the one without an agent %d times", l.last.Name, l.unready, control.unready)
+	}
+	restarts, code, agents := fate(l.last)
+	wantRestarts, wantCode, _ := fate(control.last)
+	if restarts != wantRestarts || code != wantCode {
+		t.Errorf("Flink was restarted %d times and ended with code %d; without an agent %d times, and code %d", restarts, code, wantRestarts, wantCode)
+	}
+	if agents != 0 {
+		t.Errorf("the agent's container was restarted %d times", agents)
+	}
+}
+
+// fate is how Flink's container, and the agent's, fared. The code is -1 if it is not known.
+func fate(pod corev1.Pod) (restarts, code, agents int) {
+	code = -1
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		switch s.Name {
+		case flinkpod.MainContainer:
+			if restarts = int(s.RestartCount); s.State.Terminated != nil {
+				code = int(s.State.Terminated.ExitCode)
+			}
+		case "holdfast-agent":
+			agents = int(s.RestartCount)
+		}
+	}
+	return restarts, code, agents
+}
+
+// lives are those of a namespace's JobManager pods, by the name of the pod.
+type lives struct {
+	mu  sync.Mutex
+	all map[string]*life
+}
+
+// observe watches the JobManager pods of a namespace until the test ends.
+func observe(t *testing.T, namespace string) *lives {
+	t.Helper()
+	l := &lives{all: map[string]*life{}}
+	w, err := cluster.Set.CoreV1().Pods(namespace).Watch(t.Context(), metav1.ListOptions{LabelSelector: "component=jobmanager"})
+	check(t, err)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for event := range w.ResultChan() {
+			if pod, ok := event.Object.(*corev1.Pod); ok {
+				l.note(pod, event.Type == "DELETED")
+			}
+		}
+	})
+	t.Cleanup(func() { w.Stop(); done.Wait() })
+	return l
+}
+
+func (l *lives) note(pod *corev1.Pod, deleted bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	one := l.all[pod.Name]
+	if one == nil {
+		one = &life{created: time.Now()}
+		l.all[pod.Name] = one
+	}
+	_, code, _ := fate(*pod)
+	switch is, was := rig.Ready(pod), rig.Ready(&one.last); {
+	case is && one.ready.IsZero():
+		one.ready = time.Now()
+	case was && !is && pod.DeletionTimestamp == nil && code < 0:
+		one.unready++
+	}
+	if one.last = *pod; deleted {
+		one.gone = time.Now()
+	}
+}
+
+// await waits until all pods of a Flink cluster's JobManager are gone, and gives the only one's life.
+func (l *lives) await(t *testing.T, r *running) (found life) {
+	t.Helper()
+	eventually(t, 2*time.Minute, r.ID()+" is gone", func(context.Context) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		var of []life
+		for name, one := range l.all {
+			if strings.HasPrefix(name, r.ID()+"-") {
+				of = append(of, *one)
+			}
+		}
+		switch {
+		case len(of) != 1:
+			t.Fatalf("%s had %d JobManager pods, want one", r.ID(), len(of))
+		case of[0].gone.IsZero():
+			return errors.New("its pod is still there")
+		}
+		found = of[0]
+		return nil
+	})
+	return found
+}
+
+// pair starts two native application clusters side by side, the second of which opts out, and waits until the jobs of both run.
+func pair(t *testing.T, dist *flinkproc.Dist, ns string) (injected, plain *running) {
+	t.Helper()
+	injected, plain = &running{control: control(t)}, &running{control: control(t)}
+	optOut := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"holdfast.dev/inject": "false"}}}
+	var both errgroup.Group
+	for r, options := range map[*running]flinkpod.Options{
+		injected: {Dist: dist, Namespace: ns, ID: "injected"},
+		plain:    {Dist: dist, Namespace: ns, ID: "plain", Pod: optOut},
+	} {
+		ctx := limit(t)
+		both.Go(func() (err error) {
+			job := flinkproc.Job{Name: options.ID, Sources: []string{r.control.Addr()}}
+			if r.Cluster, err = cluster.StartApplication(ctx, options, flinkpod.Application{Job: job}); err != nil {
+				return err
+			}
+			if r.flink, err = r.AwaitREST(ctx); err != nil {
+				return err
+			}
+			r.job, err = r.AwaitJob(ctx, r.flink)
+			r.at = time.Now()
+			return err
+		})
+	}
+	check(t, both.Wait())
+	return injected, plain
+}
+
+// without takes all pods of a part of Holdfast away until the test ends.
+func without(workload string) func(t *testing.T) {
+	return func(t *testing.T) {
+		t.Helper()
+		run := func(ctx context.Context, args ...string) (string, error) {
+			return cluster.Run(ctx, "kubectl", append([]string{"-n", home}, args...)...)
+		}
+		replicas, err := run(limit(t), "get", workload, "-o", "jsonpath={.spec.replicas}")
+		check(t, err)
+		selector := "app.kubernetes.io/component=" + workload[strings.LastIndex(workload, "-")+1:]
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+			defer cancel()
+			_, err := run(ctx, "scale", workload, "--replicas="+replicas)
+			for _, whole := range []string{workload, "deployment/holdfast-aggregator"} { // which is not ready without etcd
+				_, waited := run(ctx, "rollout", "status", whole, "--timeout=2m")
+				err = errors.Join(err, waited)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		_, err = run(limit(t), "scale", workload, "--replicas=0")
+		check(t, err)
+		_, err = run(limit(t), "wait", "pod", "-l", selector, "--for=delete", "--timeout=2m")
+		check(t, err)
+	}
+}
+
+// cutOffAgent takes all ways out of the pod to etcd away.
+func cutOffAgent(t *testing.T, injected *running) {
+	n := ownNode(t)
+	holdfast.until(t, injected.jobs(), 30*time.Second, "RUNNING Witnessed", "FAILED")
+	cutAgent(t, n, node.Drop, injected)
+	holdfast.until(t, injected.jobs(), time.Minute, "RUNNING Held", "FAILED")
+}
+
+// killAgent kills the agent's program, as fast as it is started anew, for a quarter of a minute. Later it is witnessed again.
+func killAgent(t *testing.T, injected *running) {
+	killed := 0
+	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		_, agent := agentOf(t, injected)
+		if agent != 0 && syscall.Kill(agent, syscall.SIGKILL) == nil {
+			killed++
+		}
+	}
+	t.Logf("killed %d times", killed)
+	if killed < 3 {
+		t.Errorf("the agent was killed %d times, want at least 3", killed)
+	}
+	holdfast.until(t, injected.jobs(), again, "RUNNING Witnessed", "FAILED")
+}
+
+// chokeAgent lets the kernel kill the agent for want of memory, three times.
+func chokeAgent(t *testing.T, injected *running) {
+	for range 3 {
+		var container *node.Container
+		var agent int
+		eventually(t, time.Minute, "an agent runs", func(context.Context) error {
+			if container, agent = agentOf(t, injected); agent == 0 {
+				return errors.New("there is none")
+			}
+			return nil
+		})
+		holdfast.until(t, injected.jobs(), again, "RUNNING Witnessed", "FAILED") // so its memory is in use
+		unchoke, err := container.Choke()
+		if errors.Is(err, node.ErrKillsAll) {
+			t.Skip(err)
+		}
+		check(t, err)
+		eventually(t, time.Minute, "the kernel kills the agent", func(context.Context) error {
+			if _, now := agentOf(t, injected); now == agent {
+				return fmt.Errorf("process %d still runs", agent)
+			}
+			return nil
+		})
+		check(t, unchoke())
+	}
+	holdfast.until(t, injected.jobs(), again, "RUNNING Witnessed", "FAILED")
+}
+
+// agentOf gives the container of a cluster's agent, and the agent's process, 0 while there is none.
+func agentOf(t *testing.T, r *running) (*node.Container, int) {
+	t.Helper()
+	c, err := ownNode(t).Container(limit(t), r.Namespace(), r.jobManager(t).Name, "holdfast-agent")
+	check(t, err)
+	pids, err := c.Processes()
+	check(t, err)
+	if len(pids) < 2 {
+		return c, 0
+	}
+	return c, pids[1]
+}
