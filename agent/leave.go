@@ -12,6 +12,10 @@ const (
 	// Flink operator, and a pod's grace period of 30 s, wait for it.
 	flushBound   = 5 * time.Second
 	goodbyeBound = 2 * time.Second
+	// Where etcd has been out of reach, the pod's end waits for it no longer than outBound.
+	outBound = time.Second
+	// arrival is how long after its start an agent without a lease may still be on its way to its first.
+	arrival = 10 * time.Second
 )
 
 // leave says all that there is to say, and then goodbye. Its time is its own: the context of Run has ended.
@@ -19,7 +23,11 @@ func (a *Agent) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), lookBound+flushBound+goodbyeBound)
 	defer cancel()
 	a.tell(a.view.See(a.look(ctx)))
-	if left := a.post.flush(ctx); left > 0 {
+	bound := flushBound
+	if a.post.outOfReach() {
+		bound = outBound
+	}
+	if left := a.post.flush(ctx, bound); left > 0 {
 		// The beat is left to its lease: a goodbye would say that nothing was left unsaid.
 		a.log.Warn("agent leaves without a goodbye: not all reports could be written", "reports", left)
 		return
@@ -31,9 +39,16 @@ func (a *Agent) leave() {
 	a.log.Info("agent has left", "session", a.session)
 }
 
+// outOfReach says that etcd has not been there for longer than a lease lasts, or never was.
+func (p *post) outOfReach() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lease == 0 && p.since() > arrival
+}
+
 // flush writes what waits, without holding anything back, and gives the number of reports that are left.
-func (p *post) flush(ctx context.Context) (left int) {
-	ctx, cancel := context.WithTimeout(ctx, flushBound)
+func (p *post) flush(ctx context.Context, bound time.Duration) (left int) {
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	p.mu.Lock()
 	p.hurry = true

@@ -363,3 +363,21 @@ func TestMemoryOfManyJobs(t *testing.T) {
 	}
 	runtime.KeepAlive(a)
 }
+
+// A pod's end does not wait for an etcd that was out of reach anyway; right after its start an agent may be on its way there.
+func TestLeavingDoesNotWaitForEtcd(t *testing.T) {
+	for ran, most := range map[time.Duration]time.Duration{3 * time.Second: flushBound, time.Minute: outBound} {
+		synctest.Test(t, func(t *testing.T) {
+			jm := &scripted{jobs: func() ([]flink.Job, error) {
+				return []flink.Job{{ID: jobID(1), State: job.Running, StartTime: "2026-01-01T00:00:00.000Z"}}, nil
+			}}
+			s := newShelf()
+			s.fail(fmt.Errorf("no answer"))
+			begin := time.Now()
+			runFor(inMemory(jm, s), ran)
+			if took := time.Since(begin) - ran; took != most {
+				t.Errorf("after %s it takes %s to leave, want %s", ran, took, most)
+			}
+		})
+	}
+}

@@ -25,7 +25,7 @@ import (
 
 // slack is by how much two Flink clusters that start or end side by side may differ for no reason. An agent that kept its pod waiting
 // for something that is not there would do so for longer.
-const slack = 8 * time.Second
+const slack = 5 * time.Second
 
 // Whatever is wrong with Holdfast, Flink is none the worse: it starts and ends as the cluster beside it, which has no agent, in the same
 // time, and its pod is ready throughout.
