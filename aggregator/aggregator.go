@@ -96,7 +96,7 @@ func (o *Options) complete() error {
 	if o.Etcd == nil {
 		return errors.New("there is no etcd client")
 	}
-	if o.Settle == (settle.Config{}) {
+	if o.Settle.Hold == 0 {
 		o.Settle = settle.DefaultConfig()
 	}
 	if err := o.Settle.Validate(); err != nil {

@@ -9,6 +9,8 @@ type Agent struct {
 	Namespace string
 	Cluster   string
 	PodUID    string
+	// Probe says that nobody sits in the pod: the settler asks its JobManager from outside. Such a witness has nothing in the store.
+	Probe bool
 }
 
 // ClusterKey is the key of the agent's Flink cluster.
@@ -16,7 +18,13 @@ func (a Agent) ClusterKey() job.ClusterKey {
 	return job.ClusterKey{Namespace: a.Namespace, Cluster: a.Cluster}
 }
 
-func (a Agent) String() string { return a.Namespace + "/" + a.Cluster + "/" + a.PodUID }
+func (a Agent) String() string {
+	name := a.Namespace + "/" + a.Cluster + "/" + a.PodUID
+	if a.Probe {
+		name += " (probe)"
+	}
+	return name
+}
 
 // Beat is an agent's sign of life, and what it knows of the JobManager as a whole. It lies under a lease: that it is
 // there proves keepalives; what it says was true when it was last written.

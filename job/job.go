@@ -158,8 +158,17 @@ type Books struct {
 	// Weighed is the store's revision up to which the agents' records had been weighed when this was written. A silent agent's
 	// record that is not newer has had its say.
 	Weighed int64
+	// Workload makes the pods of the job's JobManager; nil while it is not known.
+	Workload *Workload
 	// OverAt is when the verdict became over by the settler's wall clock, in milliseconds since 1970; 0 before. Only retention reads it.
 	OverAt int64
+}
+
+// Workload names what makes pods: a Deployment, a Job, a StatefulSet, or who owns it.
+type Workload struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	UID  string `json:"uid"`
 }
 
 // Mark says up to which number the transitions of one witness have been taken over.

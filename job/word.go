@@ -90,6 +90,10 @@ const (
 	AlreadyDone
 	// StoreUnreachable: the server that answers is cut off from etcd.
 	StoreUnreachable
+	// JobManagerDown: no JobManager of the cluster runs; a later one may take the job up again.
+	JobManagerDown
+	// ContainerExited: nobody saw how the job ended, and the JobManager's exit code tells.
+	ContainerExited
 	// NoSettler: no aggregator leads, so nobody settles.
 	NoSettler
 
@@ -98,7 +102,7 @@ const (
 
 var reasonNames = [numReasons]string{
 	"FlinkSaid", "AgentSilent", "AgentLeft", "AgentStale", "JobManagerUnreachable", "JobUnanswered", "JobMissing",
-	"Vanished", "Replaced", "AlreadyDone", "StoreUnreachable", "NoSettler",
+	"Vanished", "Replaced", "AlreadyDone", "StoreUnreachable", "JobManagerDown", "ContainerExited", "NoSettler",
 }
 
 // Reasons gives every reason, for whoever lists or checks them.
@@ -116,6 +120,29 @@ func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 func (r *Reason) UnmarshalText(text []byte) error {
 	return parse(reasonNames[:], text, (*uint8)(r), "reason")
+}
+
+// Trouble is why a JobManager's container does not run.
+type Trouble uint8
+
+const (
+	NoTrouble Trouble = iota
+	// CrashLoop: it ended again and again, and the kubelet waits before it starts it once more.
+	CrashLoop
+	// ImagePull: its image cannot be had.
+	ImagePull
+	// CannotStart: the kubelet cannot create or start it, for another reason.
+	CannotStart
+)
+
+var troubleNames = [...]string{"", "CrashLoop", "ImagePull", "CannotStart"}
+
+func (t Trouble) String() string { return name(troubleNames[:], uint8(t)) }
+
+func (t Trouble) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+func (t *Trouble) UnmarshalText(text []byte) error {
+	return parse(troubleNames[:], text, (*uint8)(t), "trouble")
 }
 
 var kindNames = [...]string{"transition", "fold", "gap"}

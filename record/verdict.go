@@ -30,6 +30,7 @@ type verdict struct {
 	Fold      *transition     `json:"fold,omitempty"`
 	Weighed   int64           `json:"weighed,omitempty"`
 	OverAt    int64           `json:"overAt,omitempty"`
+	Workload  *job.Workload   `json:"workload,omitempty"`
 }
 
 type mark struct {
@@ -64,6 +65,7 @@ func EncodeAccount(a job.Account) []byte {
 		Certainty: v.Certainty, Reason: v.Reason, Cause: v.Cause, Since: v.Since, LastSeen: v.LastSeen,
 		Attempt: v.Attempt, Tasks: v.Tasks, Via: v.Via, Evidence: v.Evidence,
 		Sequence: b.Sequence, Past: b.Past, Recent: b.Recent, Weighed: b.Weighed, OverAt: b.OverAt,
+		Workload: b.Workload,
 	}
 	for _, m := range b.Marks {
 		out.Marks = append(out.Marks, mark(m))
@@ -95,6 +97,9 @@ func DecodeAccount(key job.Key, data []byte) (job.Account, error) {
 	}
 	for _, m := range newest(in.Marks, job.MarkLimit) {
 		out.Books.Marks = append(out.Books.Marks, job.Mark(m))
+	}
+	if w := in.Workload; w != nil {
+		out.Books.Workload = &job.Workload{Kind: clip(w.Kind), Name: clip(w.Name), UID: clip(w.UID)}
 	}
 	if in.Fold != nil {
 		fold := in.Fold.transition()

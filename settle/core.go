@@ -84,10 +84,11 @@ type witness struct {
 	reported int  // number of reports
 }
 
-// cluster is the jobs of one Flink cluster.
+// cluster is the jobs of one Flink cluster, and the pods of its JobManagers.
 type cluster struct {
 	key  job.ClusterKey
 	jobs []*entry
+	kubernetes
 }
 
 // New makes a core that knows nothing yet.
@@ -135,6 +136,14 @@ func (c *Core) Step(event Event) []Effect {
 		c.unreported(in.Agent, in.JobID)
 	case UnreadableReport:
 		c.unreadableReport(in.Agent, in.JobID)
+	case Pod:
+		c.pod(in.Pod)
+	case PodGone:
+		c.podGone(in.Agent)
+	case Workload:
+		c.workload(in.Workload)
+	case HARecord:
+		c.haRecord(in.HARecord)
 	case Stored:
 		c.stored(in)
 	case Erased:
@@ -152,6 +161,7 @@ func (c *Core) tick() {
 	c.health.tick(c.now, c.cfg)
 	c.excuseOld()
 	c.judgeSilence()
+	c.askInTime()
 	for {
 		e := c.due.next(c.now)
 		if e == nil {
@@ -177,15 +187,17 @@ func (c *Core) listing(in Listing) {
 func (c *Core) synced(in Synced) {
 	round := c.health.sources[in.Source].rounds
 	switch in.Source {
+	case Pods:
+		c.podsSynced(round)
 	case Agents:
 		for _, w := range c.witnesses {
-			if w.told != round && w.beating {
+			if w.told != round && w.beating && !w.agent.Probe {
 				c.mute(w)
 			}
 		}
 		for _, e := range c.jobs {
 			for i := len(e.sights) - 1; i >= 0; i-- {
-				if e.sights[i].told != round {
+				if s := &e.sights[i]; s.told != round && !s.by.agent.Probe {
 					c.drop(e, i)
 				}
 			}
@@ -219,6 +231,10 @@ func (c *Core) lost(in Lost) {
 	if in.Source == Agents && c.health.sources[Agents].synced {
 		c.shake(gap)
 	}
+	if in.Source == Probes {
+		c.endProbes()
+		return
+	}
 	c.health.lose(in.Source, in.Why, c.now)
 	c.tellCondition()
 }
@@ -250,9 +266,10 @@ func (c *Core) beat(b evidence.Beat) {
 	case w.goodbye:
 		c.excuse(w)
 	}
-	c.turn(w, was, c.followed())
+	c.turn(w, was, c.followedOf(w))
 	c.judgeSilence()
 	c.resettle(w)
+	c.askAbout(w.agent)
 }
 
 // silent takes the loss of a beat.
@@ -268,6 +285,7 @@ func (c *Core) silent(agent evidence.Agent) {
 		c.resettle(w)
 	}
 	c.release(w)
+	c.askAbout(agent)
 }
 
 // mute takes a witness's beat away. A lease that ran out was kept for the last time one lease time ago.
@@ -275,6 +293,10 @@ func (c *Core) mute(w *witness) {
 	was := *w
 	w.beating, w.unread = false, false
 	c.miss(w, true)
+	if w.agent.Probe {
+		c.turn(w, was, c.now-c.cfg.Hold) // since when no look has ended
+		return
+	}
 	c.turn(w, was, min(c.now-c.cfg.Lease, c.followed()))
 }
 
@@ -323,6 +345,14 @@ func (c *Core) sights(w *witness) iter.Seq2[*entry, int] {
 	}
 }
 
+// followedOf is followed for one witness: a probe is asked by the settler itself.
+func (c *Core) followedOf(w *witness) time.Duration {
+	if w.agent.Probe {
+		return c.now
+	}
+	return c.followed()
+}
+
 // followed is up to when the agents' records are known: what lived then may have died since.
 func (c *Core) followed() time.Duration {
 	if source := &c.health.sources[Agents]; !source.synced {
@@ -351,7 +381,7 @@ func (c *Core) reported(in Reported) {
 	was := s.live()
 	s.report, s.revision, s.unreadable = r, in.Revision, false
 	s.share(e)
-	s.turn(was, c.followed())
+	s.turn(was, c.followedOf(w))
 	c.noteDenial(s)
 	switch live := s.live(); {
 	case !live && !r.State.Terminal():
@@ -472,11 +502,7 @@ func (c *Core) witness(agent evidence.Agent) *witness {
 func (c *Core) entry(key job.Key) *entry {
 	e := c.jobs[key]
 	if e == nil {
-		group := c.clusters[key.ClusterKey()]
-		if group == nil {
-			group = &cluster{key: job.ClusterKey{Namespace: strings.Clone(key.Namespace), Cluster: strings.Clone(key.Cluster)}}
-			c.clusters[group.key] = group
-		}
+		group := c.cluster(key.ClusterKey())
 		key = job.Key{Namespace: group.key.Namespace, Cluster: group.key.Cluster, ID: strings.Clone(key.ID)}
 		// Whoever is not heard of when a job is first met has been silent for a lease time at least.
 		e = &entry{key: key, cluster: group, place: -1, proven: c.now - c.cfg.Lease}
@@ -488,10 +514,20 @@ func (c *Core) entry(key job.Key) *entry {
 	return e
 }
 
+func (c *Core) cluster(key job.ClusterKey) *cluster {
+	group := c.clusters[key]
+	if group == nil {
+		group = &cluster{key: job.ClusterKey{Namespace: strings.Clone(key.Namespace), Cluster: strings.Clone(key.Cluster)}}
+		c.clusters[group.key] = group
+		c.noteDown(group)
+	}
+	return group
+}
+
 // drop takes the i-th sight from a job. What it proved, it has proved.
 func (c *Core) drop(e *entry, i int) {
 	s := e.sights[i]
-	e.proven = max(e.proven, s.provenAt(c.followed()))
+	e.proven = max(e.proven, s.provenAt(c.followedOf(s.by)))
 	s.by.reported--
 	e.sights = slices.Delete(e.sights, i, i+1)
 	c.release(s.by)
@@ -515,9 +551,7 @@ func (c *Core) retire(e *entry) {
 	c.due.remove(e)
 	delete(c.jobs, e.key)
 	e.cluster.jobs = slices.DeleteFunc(e.cluster.jobs, func(other *entry) bool { return other == e })
-	if len(e.cluster.jobs) == 0 {
-		delete(c.clusters, e.key.ClusterKey())
-	}
+	c.releaseCluster(e.cluster)
 }
 
 func (e *entry) sightBy(w *witness) int {

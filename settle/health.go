@@ -19,13 +19,17 @@ type health struct {
 	late    bool // the last tick was
 	// graceFrom is where every grace clock starts anew, on the watched clock.
 	graceFrom time.Duration
+	// podsWatched and podsGraceFrom are the same for what the API server tells: that clock stands still while the other does, too.
+	podsWatched, podsGraceFrom time.Duration
 
 	// shaken is when a gap or a change of leader in etcd was last seen, and by what; leases may have been lost by it.
-	shaken      time.Duration
-	shakenBy    string
-	everShaken  bool
-	beating     int
-	lost        map[*witness]struct{}
+	shaken     time.Duration
+	shakenBy   string
+	everShaken bool
+	beating    int
+	lost       map[*witness]struct{}
+	// young are the pods whose agents may still come.
+	young       map[*pod]struct{}
 	shakenLost  int // of lost
 	frozen      bool
 	frozenAt    time.Duration
@@ -47,7 +51,7 @@ type sourceHealth struct {
 }
 
 func (h *health) begin() {
-	h.lost = map[*witness]struct{}{}
+	h.lost, h.young = map[*witness]struct{}{}, map[*pod]struct{}{}
 	for i := range h.sources {
 		h.sources[i].why = "not listed yet"
 	}
@@ -58,7 +62,8 @@ func (h *health) list(s Source, epoch int64) {
 	src.synced, src.why = false, "being listed"
 	src.rounds++
 	if src.epoch != epoch {
-		src.epoch, h.graceFrom = epoch, h.watched // S11: what is known now is another store's
+		src.epoch = epoch
+		h.beginGraces() // S11: what is known now is another store's
 	}
 }
 
@@ -67,9 +72,12 @@ func (h *health) sync(s Source, now time.Duration) {
 	src.synced, src.why, src.progress = true, "", now
 }
 
-// synced says whether each source has told all.
+// beginGraces starts every grace clock anew.
+func (h *health) beginGraces() { h.graceFrom, h.podsGraceFrom = h.watched, h.podsWatched }
+
+// synced says whether all that lies in etcd has been told.
 func (h *health) synced() bool {
-	for i := range h.sources {
+	for i := range numStores {
 		if !h.sources[i].synced {
 			return false
 		}
@@ -106,11 +114,30 @@ func (h *health) tick(now time.Duration, cfg Config) {
 		return
 	}
 	h.watched += passed
+	if h.podsFresh(now, cfg) {
+		h.podsWatched += passed
+	}
 }
 
-// fresh says whether every source has synced and has shown progress lately.
+// podsFresh says whether the API server has told of all pods, and has shown a sign of life lately.
+func (h *health) podsFresh(now time.Duration, cfg Config) bool {
+	src := &h.sources[Pods]
+	return src.synced && now-src.progress <= cfg.PodSilence
+}
+
+// judgesPods says whether something negative may be concluded now from what the API server tells.
+func (h *health) judgesPods(now time.Duration, cfg Config) bool {
+	return h.judges(now, cfg) && h.podsFresh(now, cfg)
+}
+
+// podsGrace is grace on the clock of the pods.
+func (h *health) podsGrace(since time.Duration) time.Duration {
+	return h.podsWatched - max(since, h.podsGraceFrom)
+}
+
+// fresh says whether everything in etcd is followed and has shown progress lately.
 func (h *health) fresh(now time.Duration, cfg Config) bool {
-	for _, src := range h.sources {
+	for _, src := range h.sources[:numStores] {
 		if !src.synced || now-src.progress > cfg.Silence {
 			return false
 		}
@@ -150,14 +177,20 @@ func (c *Core) shake(by string) {
 
 // hear and miss keep the numbers of agents.
 func (c *Core) hear(w *witness) {
+	if w.agent.Probe {
+		return
+	}
 	c.health.beating++
 	c.excuse(w)
 }
 
 func (c *Core) miss(w *witness, lost bool) {
 	h := &c.health
+	if w.agent.Probe {
+		return
+	}
 	h.beating--
-	if !lost {
+	if !lost || c.stopped(w.agent) {
 		return
 	}
 	w.lost, w.lostAt, w.shaken = true, c.now, h.shakenWithin(c.cfg.Lease, c.now)
@@ -207,7 +240,7 @@ func (c *Core) judgeSilence() {
 		}
 	case !suspect && h.frozen:
 		h.frozen, h.sick, h.why, h.frozenSince = false, "", "", ""
-		h.graceFrom = h.watched
+		h.beginGraces()
 	}
 }
 

@@ -111,7 +111,7 @@ func (j *judgement) describe(r *evidence.Report) {
 
 func (j *judgement) mark(s *sight) (number int64, known bool) {
 	for _, m := range j.account.Books.Marks {
-		if m.Witness == s.by.agent.PodUID {
+		if m.Witness == s.name() {
 			return m.Number, true
 		}
 	}
@@ -125,9 +125,18 @@ func (j *judgement) setMark(s *sight, number int64) {
 	}
 	j.own()
 	b := &j.account.Books
-	uid := s.by.agent.PodUID
-	b.Marks = slices.DeleteFunc(b.Marks, func(m job.Mark) bool { return m.Witness == uid })
-	b.Marks = bounded(append(b.Marks, job.Mark{Witness: uid, Number: number}), job.MarkLimit)
+	name := s.name()
+	b.Marks = slices.DeleteFunc(b.Marks, func(m job.Mark) bool { return m.Witness == name })
+	b.Marks = bounded(append(b.Marks, job.Mark{Witness: name, Number: number}), job.MarkLimit)
+}
+
+// name tells the witness from others in the books. The transitions of an agent are numbered over all its sessions, those of a probe in
+// each anew.
+func (s *sight) name() string {
+	if s.by.agent.Probe {
+		return s.report.Session
+	}
+	return s.by.agent.PodUID
 }
 
 func bounded[T any](list []T, limit int) []T {

@@ -15,8 +15,11 @@ func (j *judgement) differs() bool {
 		return true
 	}
 	was, is := &j.entry.account.Verdict, &j.account.Verdict
+	if known, noted := j.entry.cluster.known, j.account.Books.Workload; known != nil && (noted == nil || *noted != *known) {
+		return true
+	}
 	return was.Name != is.Name || was.Pipeline != is.Pipeline || was.Cause != is.Cause || was.Tasks != is.Tasks ||
-		was.Since != is.Since
+		was.Since != is.Since || was.Via != is.Via
 }
 
 // propose asks for the judgement to be written.
@@ -39,6 +42,9 @@ func (c *Core) propose(j *judgement) {
 			}
 		}
 	}
+	if e.cluster.known != nil {
+		b.Workload = e.cluster.known
+	}
 	b.Weighed = c.weighed
 	if j.partial {
 		b.Weighed = j.heard
@@ -48,7 +54,7 @@ func (c *Core) propose(j *judgement) {
 	} else if b.OverAt == 0 {
 		b.OverAt = c.wall
 	}
-	v.Evidence = statements(e.sights)
+	v.Evidence = append(statements(e.sights), e.cluster.statements()...)
 	e.writing, e.forgotten, e.retiring = true, false, false
 	c.due.remove(e)
 	c.effects = append(c.effects, Write{Account: j.account, Entries: j.entries, IfRevision: e.revision})
@@ -56,14 +62,18 @@ func (c *Core) propose(j *judgement) {
 
 // statements is the evidence as people read it.
 func statements(sights []sight) []job.Statement {
-	const most = 8
+	const most = 6 // with those of Kubernetes 8
 	list := make([]job.Statement, 0, min(len(sights), most))
 	for i := range sights {
 		s := &sights[i]
 		if s.report == nil || len(list) == most {
 			continue
 		}
-		list = append(list, job.Statement{Source: "agent", Subject: "pod/" + podName(s.report), Says: s.says(), At: s.report.LastAnswer})
+		source := "agent"
+		if s.by.agent.Probe {
+			source = "probe"
+		}
+		list = append(list, job.Statement{Source: source, Subject: "pod/" + podName(s.report), Says: s.says(), At: s.report.LastAnswer})
 	}
 	return list
 }
@@ -141,6 +151,10 @@ func effectKey(effect Effect) (key job.Key) {
 		key = e.Account.Key
 	case Forget:
 		key = e.Key
+	case Ask:
+		key = job.Key{Namespace: e.Agent.Namespace, Cluster: e.Agent.Cluster}
+	case Check:
+		key = job.Key{Namespace: e.Cluster.Namespace, Cluster: e.Cluster.Cluster}
 	}
 	return key
 }

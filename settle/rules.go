@@ -172,7 +172,10 @@ func (s *sight) before(other *sight, rank int) bool {
 	if rank == formerSight && s.revision != other.revision {
 		return s.revision < other.revision
 	}
-	return s.by.agent.PodUID < other.by.agent.PodUID
+	if s.by.agent.PodUID != other.by.agent.PodUID {
+		return s.by.agent.PodUID < other.by.agent.PodUID
+	}
+	return other.by.agent.Probe // who asks from inside knows more
 }
 
 // rank says how much a sight counts, given the attempt that stands.
@@ -265,6 +268,9 @@ func (j *judgement) take(s *sight) bool {
 			missed++ // nobody will ask for it any more
 			waits = false
 		case takes:
+			if s.by.agent.Probe {
+				t.Via = job.ViaProbe
+			}
 			if missed > 0 {
 				j.gap(missed) // invariant 10
 				missed = 0
@@ -415,12 +421,18 @@ func (j *judgement) vouch() {
 	}
 	if s := j.witness(); s != nil {
 		if s.report.State == v.State && v.Certainty != job.Witnessed {
-			v.Certainty, v.Reason, v.Via, v.LastSeen = job.Witnessed, job.FlinkSaid, s.report.Via, job.StampOf(c.wall)
+			v.Certainty, v.Reason, v.Via, v.LastSeen = job.Witnessed, job.FlinkSaid, s.via(), job.StampOf(c.wall)
 			j.enter(job.StampOf(c.wall), false)
+		}
+		if (v.Via == job.ViaProbe) != s.by.agent.Probe {
+			v.Via = s.via()
 		}
 		j.positive = true
 		j.describe(s.report)
 		j.outrank()
+		return
+	}
+	if j.inferredDown() {
 		return
 	}
 	proven, _ := j.lastProof()
@@ -517,13 +529,29 @@ func (s *sight) reason() job.Reason {
 	}
 }
 
-// conclude draws the one negative conclusion that agents alone can carry (S8): a JobManager without high availability that
-// does not know the job cannot bring it back. The attempt is over; how it ended, nobody saw.
+// via is the road by which the sight came.
+func (s *sight) via() job.Via {
+	if s.by.agent.Probe {
+		return job.ViaProbe
+	}
+	return s.report.Via
+}
+
+// conclude draws negative conclusions (S8), where nobody lives who knows better.
 func (j *judgement) conclude() {
-	c, v := j.core, &j.account.Verdict
-	if v.Over == job.Yes || j.vouched() {
+	if j.account.Verdict.Over == job.Yes || j.vouched() {
 		return
 	}
+	j.concludeDenied()
+	if j.account.Verdict.Over != job.Yes {
+		j.concludeDown()
+	}
+}
+
+// concludeDenied draws the one negative conclusion that agents alone can carry: a JobManager without high availability that
+// does not know the job cannot bring it back. The attempt is over; how it ended, nobody saw.
+func (j *judgement) concludeDenied() {
+	c, v := j.core, &j.account.Verdict
 	s := j.denial()
 	if s == nil {
 		return
@@ -541,9 +569,17 @@ func (j *judgement) conclude() {
 		j.wake = min(j.wake, c.now+max(left, c.cfg.Tick))
 		return
 	}
-	v.State, v.Over, v.Certainty, v.Reason, v.Via = job.Unknown, job.Yes, job.Inferred, reason, job.ViaNone
-	v.Possible = job.TerminalStates | job.StatesOf(job.Suspended)
-	v.Since = job.StampOf(c.wall)
+	j.infer(job.Unknown, endings, job.Yes, reason, job.ViaNone)
+}
+
+// endings are the states that an attempt may have ended in which nobody saw end.
+const endings = job.TerminalStates | 1<<job.Suspended
+
+// infer makes the verdict one that facts leave no other than.
+func (j *judgement) infer(state job.State, possible job.States, over job.Answer, reason job.Reason, via job.Via) {
+	v := &j.account.Verdict
+	v.State, v.Possible, v.Over, v.Certainty, v.Reason, v.Via = state, possible, over, job.Inferred, reason, via
+	v.Cause, v.Since = "", job.StampOf(j.core.wall)
 	j.positive = true
 	j.enter(v.Since, false)
 }

@@ -41,8 +41,12 @@ type Config struct {
 	Tick, Late time.Duration
 	// Silence is how long a source may show no progress before nothing negative is concluded from it.
 	Silence time.Duration
+	// PodSilence is Silence for what the API server tells, whose watches show less often that they live.
+	PodSilence time.Duration
 	// Retain is how long the verdict of a job that is over is kept.
 	Retain time.Duration
+	// Namespaces are those of which the API server tells; nil means all.
+	Namespaces []string
 }
 
 // DefaultConfig gives the figures of a site that nobody tuned.
@@ -50,7 +54,7 @@ func DefaultConfig() Config {
 	return Config{
 		Hold: 30 * time.Second, Lease: 20 * time.Second, Grace: 30 * time.Second, Missing: 10 * time.Minute,
 		FreezeLimit: 10 * time.Minute, Tick: time.Second, Late: 2 * time.Second, Silence: 15 * time.Second,
-		Retain: 7 * 24 * time.Hour,
+		PodSilence: time.Minute, Retain: 7 * 24 * time.Hour,
 	}
 }
 
@@ -61,7 +65,7 @@ func (c Config) Validate() error {
 		is   time.Duration
 	}{
 		{"hold", c.Hold}, {"lease", c.Lease}, {"grace", c.Grace}, {"missing", c.Missing}, {"freeze limit", c.FreezeLimit},
-		{"tick", c.Tick}, {"late", c.Late}, {"silence", c.Silence}, {"retain", c.Retain},
+		{"tick", c.Tick}, {"late", c.Late}, {"silence", c.Silence}, {"pod silence", c.PodSilence}, {"retain", c.Retain},
 	} {
 		if d.is <= 0 {
 			return fmt.Errorf("the %s time is %s: it must be more than 0", d.name, d.is)
@@ -81,11 +85,16 @@ const (
 	Agents Source = iota
 	// Verdicts are what was settled before, in etcd.
 	Verdicts
+	// Pods are the JobManagers' pods, told by the API server. A site without Kubernetes never lists them, and nothing waits for them.
+	Pods
+	// Probes are the looks at JobManagers from outside that Ask asked for. They are never listed; Lost ends them all.
+	Probes
 
 	numSources
+	numStores = Pods // agents and verdicts lie in etcd, and nothing is judged on half of them
 )
 
-func (s Source) String() string { return [numSources]string{"agents", "verdicts"}[s] }
+func (s Source) String() string { return [numSources]string{"agents", "verdicts", "pods", "probes"}[s] }
 
 // Event is something that happened, and when.
 type Event struct {
@@ -148,6 +157,15 @@ type (
 		JobID string
 	}
 
+	// Pod is what the API server says of a JobManager's pod, new or changed.
+	Pod struct{ evidence.Pod }
+	// PodGone says that there is no such pod: the API server was asked for it by name, so that it did not only leave a selector's view.
+	PodGone struct{ Agent evidence.Agent }
+	// Workload answers a Check, or the half of it that could be asked.
+	Workload struct{ evidence.Workload }
+	// HARecord answers the other half.
+	HARecord struct{ evidence.HARecord }
+
 	// Stored is a verdict as it lies in the store, and its revision there: by this core's Write, or anybody else's.
 	Stored struct {
 		Account  job.Account
@@ -172,6 +190,10 @@ func (UnreadableBeat) input()    {}
 func (Reported) input()          {}
 func (Unreported) input()        {}
 func (UnreadableReport) input()  {}
+func (Pod) input()               {}
+func (PodGone) input()           {}
+func (Workload) input()          {}
+func (HARecord) input()          {}
 func (Stored) input()            {}
 func (Erased) input()            {}
 func (UnreadableVerdict) input() {}
@@ -195,6 +217,21 @@ type (
 		Reports    []evidence.Agent
 		IfRevision int64
 	}
+	// Ask asks for looks at a JobManager from outside: what they see is told as the beats and reports of Agent, whose Probe is set. Stop
+	// ends them. Another Ask for the same agent takes the place of the first. Should no look have ended for Config.Hold, the driver says Silent.
+	Ask struct {
+		Agent   evidence.Agent
+		Pod     string
+		Address string
+		Port    int
+		Stop    bool
+	}
+	// Check asks the API server for a cluster's workload, if one is known, and for its high-availability record, once. It is asked for again
+	// while an answer is missing.
+	Check struct {
+		Cluster  job.ClusterKey
+		Workload job.Workload
+	}
 	// Condition says whether negative conclusions are frozen, and how many agents are heard. It is told whenever
 	// that changes.
 	Condition struct {
@@ -207,4 +244,6 @@ type (
 
 func (Write) effect()     {}
 func (Forget) effect()    {}
+func (Ask) effect()       {}
+func (Check) effect()     {}
 func (Condition) effect() {}

@@ -37,9 +37,9 @@ func (e *entry) share() {
 		unify(&v.Name, r.Name)
 		unify(&v.Attempt.StartTime, r.StartTime)
 		for k := range b.Marks {
-			unify(&b.Marks[k].Witness, s.by.agent.PodUID)
+			unify(&b.Marks[k].Witness, s.name())
 			n := len(r.Transitions)
-			if n > 1 && b.Marks[k].Witness == s.by.agent.PodUID && b.Marks[k].Number >= r.Transitions[n-1].Number {
+			if n > 1 && b.Marks[k].Witness == s.name() && b.Marks[k].Number >= r.Transitions[n-1].Number {
 				newest := r.Transitions[n-1]
 				r.Transitions = append(r.Transitions[:0:0], newest)
 			}
@@ -50,6 +50,9 @@ func (e *entry) share() {
 	}
 	unify(&v.Pipeline, v.Name)
 	unify(&v.Pipeline, e.key.Cluster)
+	if known := e.cluster.known; known != nil && b.Workload != nil && *b.Workload == *known {
+		b.Workload = known
+	}
 }
 
 // unify makes a text the very one that it equals.

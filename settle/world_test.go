@@ -21,7 +21,8 @@ type world struct {
 	now  time.Duration
 	wall int64
 	store
-	agents map[string]*agent
+	agents     map[string]*agent
+	kubernetes apiServer
 	// plain spares records the way through JSON, where there are very many.
 	plain bool
 	// replicas are the aggregators with a core; the last one leads. The others have not noticed yet that they were deposed.
@@ -36,7 +37,7 @@ const epochMillis = 1772359200000
 
 func newWorld(cfg Config) *world {
 	return &world{
-		cfg: cfg, wall: epochMillis, store: newStore(), agents: map[string]*agent{}, tell: func(string) {},
+		cfg: cfg, wall: epochMillis, store: newStore(), agents: map[string]*agent{}, kubernetes: newAPIServer(), tell: func(string) {},
 	}
 }
 
@@ -185,6 +186,14 @@ func mayConcern(input Input, key job.Key) bool {
 		return key == job.Key{} || key.ClusterKey() == in.Agent.ClusterKey()
 	case Reported:
 		return key.ClusterKey() == in.Report.Agent.ClusterKey()
+	case Pod:
+		return key.ClusterKey() == in.Agent.ClusterKey()
+	case PodGone:
+		return key.ClusterKey() == in.Agent.ClusterKey()
+	case Workload:
+		return key.ClusterKey() == in.Cluster
+	case HARecord:
+		return key.ClusterKey() == in.Cluster
 	}
 	return true
 }
@@ -203,6 +212,13 @@ func (r *replica) carryOut(effect Effect) {
 	switch e := effect.(type) {
 	case Condition:
 		r.tell("%s", conditionLine(e))
+		return
+	case Ask:
+		r.tell("%s", askLine(e))
+		return
+	case Check:
+		r.tell("check %s %s", e.Cluster.Cluster, workloadName(e.Workload))
+		r.queue = append(r.queue, r.w.kubernetes.answers(e)...)
 		return
 	case Write:
 		key = e.Account.Key
@@ -441,6 +457,10 @@ func (r *replica) list(source Source) {
 		for _, k := range slices.SortedFunc(maps.Keys(w.verdicts), compareKeys) {
 			r.step(w.verdictEvent(k))
 		}
+	case Pods:
+		for _, name := range slices.Sorted(maps.Keys(w.kubernetes.pods)) {
+			r.step(Pod{w.kubernetes.pods[name]})
+		}
 	}
 	r.follows[source] = true
 	carriedOut := maps.Clone(r.writing)
@@ -510,6 +530,7 @@ func (w *world) pass(d time.Duration) {
 			if w.now%(5*time.Second) == 0 {
 				r.progress(Agents)
 				r.progress(Verdicts)
+				r.progress(Pods)
 			}
 			r.step(Tick{})
 		}
@@ -555,6 +576,10 @@ func (a *agent) pulse() {
 		return
 	}
 	a.beat.At = a.w.stamp()
+	if a.Probe {
+		a.w.toLeader(Beat{a.beat})
+		return
+	}
 	a.w.revision++
 	a.w.beats[a.Agent] = a.beat
 	a.w.changed(a.w.beatEvent(a.Agent))
@@ -615,6 +640,11 @@ func (a *agent) sends(id string) {
 	}
 	r.Session = a.beat.Session
 	r.Sequence++
+	if a.Probe {
+		told := *r
+		a.w.toLeader(Reported{Report: &told})
+		return
+	}
 	a.w.put(*r)
 }
 
@@ -635,6 +665,10 @@ func (w *world) put(r evidence.Report) {
 
 // fallsSilent takes the beat away. The agent may live on; it does not reach etcd.
 func (a *agent) fallsSilent() {
+	if a.Probe {
+		a.w.toLeader(Silent{Agent: a.Agent})
+		return
+	}
 	a.cut = true
 	a.w.expire(a.Agent)
 }

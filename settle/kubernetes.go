@@ -1,0 +1,452 @@
+package settle
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-dev/holdfast/evidence"
+	"github.com/holdfast-dev/holdfast/job"
+)
+
+// kubernetes is what the API server tells of one Flink cluster. It is never a witness of a job's state; it says who could be one, and
+// that nobody is (S8).
+type kubernetes struct {
+	pods []*pod
+	// known is the workload that makes the cluster's JobManager pods, the one seen last.
+	known *job.Workload
+	// down is since when no JobManager's container runs, on the clock of the pods and 1 more; 0 where one does, or nobody can tell. up is
+	// when one was last known to run, on the clock that passes.
+	down, up time.Duration
+
+	// asked is when a Check was last asked for, 0 for never since the cluster is down; and what was answered since then.
+	asked  time.Duration
+	checks int
+	work   *evidence.Workload
+	record *evidence.HARecord
+}
+
+// pod is one JobManager's pod. One that is gone stays while its end may speak of a job.
+type pod struct {
+	evidence.Pod
+	told  uint32
+	gone  bool
+	first time.Duration // when it was first seen to run
+	asked bool          // looks from outside are asked for
+}
+
+const (
+	// checkAgain is how long an answer of the API server is waited for, and after which an unanswered question is asked again; checkLater
+	// is when one is asked again whose answer leaves the job a future.
+	checkAgain = 10 * time.Second
+	checkLater = 5 * time.Minute
+	// podLimit bounds the pods that are remembered of one cluster after they are gone.
+	podLimit = 4
+)
+
+// pod takes what the API server says of a pod.
+func (c *Core) pod(told evidence.Pod) {
+	cl := c.cluster(told.Agent.ClusterKey())
+	p := cl.pod(told.Agent.PodUID)
+	if p == nil {
+		p = &pod{}
+		cl.pods = append(cl.pods, p)
+	}
+	was := *p
+	p.Pod, p.told, p.gone = told, c.health.sources[Pods].rounds, false
+	if w := p.Workload; w != (job.Workload{}) && (cl.known == nil || *cl.known != w) {
+		cl.known = &w
+	}
+	if p.Running && p.first == 0 {
+		p.first = max(c.now, 1)
+	}
+	c.podChanged(cl, p, was)
+}
+
+// podGone takes the end of a pod. What is known of its container is remembered: it may tell how a job ended.
+func (c *Core) podGone(agent evidence.Agent) {
+	cl := c.clusters[agent.ClusterKey()]
+	if cl == nil {
+		return
+	}
+	if p := cl.pod(agent.PodUID); p != nil && !p.gone {
+		was := *p
+		p.leave()
+		c.podChanged(cl, p, was)
+	}
+}
+
+func (p *pod) leave() { p.gone, p.Running, p.Address = true, false, "" }
+
+// podChanged draws what follows from a change of one pod.
+func (c *Core) podChanged(cl *cluster, p *pod, was pod) {
+	if was.Running && !p.Running {
+		if w := c.witnesses[p.Agent]; w != nil && c.stopped(w.agent) {
+			c.excuse(w) // its silence needs no other cause
+			c.judgeSilence()
+		}
+	}
+	if was.Address != p.Address || was.Port != p.Port {
+		p.unask(c, was)
+	}
+	c.askFor(p)
+	learned := was.Workload != p.Workload
+	if c.noteDown(cl) || learned {
+		c.resettleCluster(cl)
+	}
+	c.releaseCluster(cl)
+}
+
+// podsSynced takes the end of a round: what was not told again is gone.
+func (c *Core) podsSynced(round uint32) {
+	for _, cl := range c.clusters {
+		for _, p := range cl.pods {
+			if p.told != round && !p.gone {
+				was := *p
+				p.leave()
+				p.unask(c, was)
+			}
+		}
+		if len(cl.jobs) == 0 {
+			c.releaseCluster(cl)
+		}
+	}
+	c.health.sync(Pods, c.now)
+	for _, cl := range c.clusters {
+		c.noteDown(cl)
+	}
+}
+
+// noteDown starts or stops the clock of a cluster that has no running JobManager, and says whether it did. Nothing is known of pods of
+// which the API server has not told all.
+func (c *Core) noteDown(cl *cluster) (changed bool) {
+	if !c.health.sources[Pods].synced || !c.covers(cl.key.Namespace) {
+		return false
+	}
+	down := !slices.ContainsFunc(cl.pods, func(p *pod) bool { return p.Running })
+	switch {
+	case down && cl.down == 0:
+		cl.down, cl.asked, cl.checks, cl.work, cl.record = c.health.podsWatched+1, 0, 0, nil, nil // 0 means none
+		return true
+	case !down:
+		changed = cl.down != 0
+		cl.down, cl.up = 0, c.now
+	}
+	return changed
+}
+
+// covers says whether the API server tells of a namespace.
+func (c *Core) covers(namespace string) bool {
+	return c.cfg.Namespaces == nil || slices.Contains(c.cfg.Namespaces, namespace)
+}
+
+// stopped says whether the container beside an agent is known not to run: then there is nobody who could beat.
+func (c *Core) stopped(agent evidence.Agent) bool {
+	if !c.health.podsFresh(c.now, c.cfg) || !c.covers(agent.Namespace) {
+		return false
+	}
+	cl := c.clusters[agent.ClusterKey()]
+	if cl == nil {
+		return true
+	}
+	p := cl.pod(agent.PodUID)
+	return p == nil || !p.Running || p.Leaving
+}
+
+// workload and haRecord take the answers to a Check.
+func (c *Core) workload(w evidence.Workload) {
+	cl := c.clusters[w.Cluster]
+	if cl == nil || cl.down == 0 || cl.asked == 0 || w.There == job.Unanswered || w.Workload != cl.suspect() {
+		return
+	}
+	cl.work = &w
+	c.resettleCluster(cl)
+}
+
+func (c *Core) haRecord(r evidence.HARecord) {
+	cl := c.clusters[r.Cluster]
+	if cl == nil || cl.down == 0 || cl.asked == 0 || r.There == job.Unanswered && !r.Forbidden {
+		return
+	}
+	cl.record = &r
+	c.resettleCluster(cl)
+}
+
+// suspect is the workload that is asked for: the one that was seen, or what a verdict remembers.
+func (cl *cluster) suspect() job.Workload {
+	if cl.known != nil {
+		return *cl.known
+	}
+	for _, e := range cl.jobs {
+		if w := e.account.Books.Workload; w != nil {
+			return *w
+		}
+	}
+	return job.Workload{}
+}
+
+func (c *Core) resettleCluster(cl *cluster) {
+	for _, e := range cl.jobs {
+		c.settle(e)
+	}
+}
+
+// releaseCluster lets go of what nobody will ask for: pods that are gone, where no job is unsettled, and a cluster without pods or jobs.
+func (c *Core) releaseCluster(cl *cluster) {
+	unsettled := slices.ContainsFunc(cl.jobs, func(e *entry) bool { return e.account.Verdict.Over != job.Yes })
+	gone := 0
+	for _, p := range cl.pods {
+		if p.gone {
+			gone++
+		}
+	}
+	cl.pods = slices.DeleteFunc(cl.pods, func(p *pod) bool {
+		if p.gone && (!unsettled || gone > podLimit) {
+			gone--
+			return true
+		}
+		return false
+	})
+	if len(cl.jobs) == 0 && len(cl.pods) == 0 {
+		delete(c.clusters, cl.key)
+	}
+}
+
+func (cl *cluster) pod(uid string) *pod {
+	for _, p := range cl.pods {
+		if p.Agent.PodUID == uid {
+			return p
+		}
+	}
+	return nil
+}
+
+// askFor asks for looks at a pod's JobManager from outside while no agent beats there, or ends them. An agent that was put into the pod is
+// given time to come.
+func (c *Core) askFor(p *pod) {
+	wants := p.Running && !p.Leaving && p.Address != "" && !c.beats(p.Agent)
+	if wants && p.Injected && !c.hasBeaten(p.Agent) && c.now-p.first < c.cfg.Hold {
+		c.health.young[p] = struct{}{}
+		return
+	}
+	delete(c.health.young, p)
+	switch {
+	case wants && !p.asked:
+		p.asked = true
+		c.effects = append(c.effects, Ask{Agent: p.probe(), Pod: p.Name, Address: p.Address, Port: p.Port})
+	case !wants:
+		p.unask(c, *p)
+	}
+}
+
+// unask ends the looks at a pod as it was.
+func (p *pod) unask(c *Core, was pod) {
+	delete(c.health.young, p)
+	if !was.asked {
+		return
+	}
+	p.asked = false
+	c.effects = append(c.effects, Ask{Agent: p.probe(), Pod: p.Name, Stop: true})
+	if w := c.witnesses[p.probe()]; w != nil {
+		c.silence(w)
+	}
+}
+
+// probe is the witness that looks from outside.
+func (p *pod) probe() evidence.Agent {
+	a := p.Agent
+	a.Probe = true
+	return a
+}
+
+// hasBeaten says whether an agent has ever been heard, as far as the core remembers.
+func (c *Core) hasBeaten(agent evidence.Agent) bool {
+	w := c.witnesses[agent]
+	return w != nil && w.beat.Session != ""
+}
+
+func (c *Core) beats(agent evidence.Agent) bool {
+	w := c.witnesses[agent]
+	return w != nil && w.beating
+}
+
+// askAbout asks for looks from outside, or ends them, when an agent fell silent or is heard again.
+func (c *Core) askAbout(agent evidence.Agent) {
+	if cl := c.clusters[agent.ClusterKey()]; cl != nil && !agent.Probe {
+		if p := cl.pod(agent.PodUID); p != nil {
+			c.askFor(p)
+		}
+	}
+}
+
+// askInTime asks where an agent has not come for too long.
+func (c *Core) askInTime() {
+	for p := range c.health.young {
+		c.askFor(p)
+	}
+}
+
+// endProbes takes the end of all looks from outside.
+func (c *Core) endProbes() {
+	for _, w := range c.witnesses {
+		if w.agent.Probe {
+			c.silence(w)
+		}
+	}
+	for _, cl := range c.clusters {
+		for _, p := range cl.pods {
+			p.asked = false
+		}
+	}
+}
+
+// silence ends a probe: what it proved, it proved until now. Nothing of it lies anywhere, so nothing of it stays.
+func (c *Core) silence(w *witness) {
+	was := *w
+	w.beating = false
+	c.turn(w, was, c.now)
+	if cl := c.clusters[w.agent.ClusterKey()]; cl != nil {
+		for _, e := range cl.jobs {
+			if i := e.sightBy(w); i >= 0 {
+				c.drop(e, i)
+				c.due.set(e, c.now)
+			}
+		}
+	}
+	c.release(w)
+}
+
+// inferredDown says whether it stands that the cluster has no JobManager: a job that is SUSPENDED for that reason stays so, while nobody
+// says otherwise.
+func (j *judgement) inferredDown() bool {
+	c, cl, v := j.core, j.entry.cluster, &j.account.Verdict
+	if v.Certainty != job.Inferred || v.Reason != job.JobManagerDown {
+		return false
+	}
+	if cl.down > 0 || !c.health.sources[Pods].synced {
+		return true
+	}
+	if left := cl.up + c.cfg.Hold - c.now; left > 0 {
+		j.wake = min(j.wake, c.now+left)
+		return true
+	}
+	return false // one runs again, and nobody has said anything of the job
+}
+
+// concludeDown draws what follows when no JobManager of the cluster runs (S3, S8): the job is SUSPENDED, or over.
+func (j *judgement) concludeDown() {
+	c, cl, v := j.core, j.entry.cluster, &j.account.Verdict
+	if cl.down == 0 {
+		return
+	}
+	if left := c.cfg.Grace - c.health.podsGrace(cl.down-1); left > 0 || !c.health.judgesPods(c.now, c.cfg) {
+		j.wake = min(j.wake, c.now+max(left, c.cfg.Tick))
+		return
+	}
+	again, unanswered := c.check(cl)
+	j.wake = min(j.wake, again)
+	if unanswered && cl.checks == 1 {
+		return // for as long as it may take to hear more
+	}
+	if cl.record != nil && !cl.record.Names(j.entry.key.ID) {
+		if p := j.onlyLife(); p != nil && j.exits(p) {
+			return
+		}
+		if cl.work != nil && (cl.work.There == job.No || cl.work.Ended) {
+			j.infer(job.Unknown, endings, job.Yes, job.Vanished, job.ViaWorkload)
+			return
+		}
+	}
+	if v.State != job.Suspended || v.Certainty != job.Inferred && v.Certainty != job.Witnessed {
+		j.infer(job.Suspended, 0, job.No, job.JobManagerDown, job.ViaWorkload)
+	}
+}
+
+// check asks the API server for what is not known yet, or may have changed. It says when it will be asked again, and whether it has not
+// answered yet.
+func (c *Core) check(cl *cluster) (again time.Duration, unanswered bool) {
+	workload := cl.suspect()
+	unanswered = cl.record == nil || cl.work == nil && workload != job.Workload{}
+	wait := checkLater
+	if unanswered {
+		wait = checkAgain
+	}
+	if cl.asked == 0 || c.now-cl.asked >= wait {
+		cl.asked = max(c.now, 1)
+		cl.checks++
+		c.effects = append(c.effects, Check{Cluster: cl.key, Workload: workload})
+	}
+	return cl.asked + wait, unanswered
+}
+
+// onlyLife is the pod whose container's exit code speaks of this job alone (S3): it reported the attempt that stands, its container ran
+// once, no other pod of the cluster is known, and the cluster runs one application whose only unsettled job this is. Otherwise nil.
+func (j *judgement) onlyLife() *pod {
+	cl, v := j.entry.cluster, &j.account.Verdict
+	if len(cl.pods) != 1 {
+		return nil
+	}
+	p := cl.pods[0]
+	if !p.Exited || p.Restarts > 0 || p.Running || p.Application != job.Yes {
+		return nil
+	}
+	for _, e := range cl.jobs {
+		if e != j.entry && e.account.Verdict.Over != job.Yes {
+			return nil
+		}
+	}
+	for i := range j.entry.sights {
+		s := &j.entry.sights[i]
+		if s.by.agent == p.Agent && s.report != nil && s.report.StartTime == v.Attempt.StartTime {
+			return p
+		}
+	}
+	return nil
+}
+
+// exits takes an exit code over, if it says anything. (Flink's ApplicationStatus: 163 is 1443, as the kernel keeps it, for an application
+// that failed; 0 for one that succeeded, was canceled, or left in order without its job's end.)
+func (j *judgement) exits(p *pod) bool {
+	v := &j.account.Verdict
+	switch {
+	case p.ExitCode == 163:
+		j.infer(job.Failed, 0, job.Yes, job.ContainerExited, job.ViaExitCode)
+	case p.ExitCode == 0 && v.State == job.Cancelling:
+		j.infer(job.Canceled, 0, job.Yes, job.ContainerExited, job.ViaExitCode)
+	case p.ExitCode == 0:
+		j.infer(job.Unknown, job.StatesOf(job.Finished, job.Canceled, job.Suspended), job.Yes, job.ContainerExited, job.ViaExitCode)
+	default:
+		return false
+	}
+	return true
+}
+
+// statements is what Kubernetes says, as people read it: at most two.
+func (k *kubernetes) statements() (list []job.Statement) {
+	for _, p := range k.pods {
+		if s := p.says(); s != "" && len(list) == 0 {
+			list = append(list, job.Statement{Source: "kubernetes", Subject: "pod/" + p.Name, Says: s})
+		}
+	}
+	if w := k.work; w != nil && w.There == job.No {
+		list = append(list, job.Statement{Source: "kubernetes", Subject: w.Workload.Kind + "/" + w.Workload.Name, Says: "gone"})
+	} else if w != nil && w.Ended {
+		list = append(list, job.Statement{Source: "kubernetes", Subject: w.Workload.Kind + "/" + w.Workload.Name, Says: "has ended"})
+	}
+	return list
+}
+
+// says is what is worth saying of a pod: that its JobManager does not run, and why.
+func (p *pod) says() string {
+	switch {
+	case p.Running:
+		return ""
+	case p.Exited:
+		return fmt.Sprintf("exit code %d", p.ExitCode)
+	case p.Trouble != job.NoTrouble:
+		return p.Trouble.String()
+	case p.gone:
+		return "gone"
+	}
+	return "not running"
+}
