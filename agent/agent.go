@@ -18,6 +18,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/holdfast-dev/holdfast/agent/look"
 	"github.com/holdfast-dev/holdfast/agent/view"
 	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/evidence"
@@ -55,7 +56,7 @@ type Options struct {
 // Agent is one session: one life of an agent, which runs once.
 type Agent struct {
 	o       Options
-	flink   questions
+	looker  *look.Looker
 	session string
 	born    time.Time
 	log     *slog.Logger
@@ -65,11 +66,9 @@ type Agent struct {
 	lease    *etcd.Lease
 	readings chan reading
 
-	readTo  int64      // the revision of the last reading
-	adopted bool       // an earlier session's reports have been taken over
-	absorb  []reading  // those read since the last look
-	listed  []view.Job // reused from look to look
-	skipped int        // entries of the last overview that were not understood
+	readTo  int64     // the revision of the last reading
+	adopted bool      // an earlier session's reports have been taken over
+	absorb  []reading // those read since the last look
 
 	lookDue atomic.Int64 // when the look in work, or the next one, must have ended, since born
 }
@@ -110,9 +109,9 @@ func New(o Options) (*Agent, error) {
 	return build(o, o.Flink, &remote{client: o.Etcd, site: o.Site, uid: o.SiteUID}), nil
 }
 
-func build(o Options, ask questions, keep store) *Agent {
+func build(o Options, ask look.Flink, keep store) *Agent {
 	a := &Agent{
-		o: o, flink: ask, session: rand.Text(), born: time.Now(), log: o.Log,
+		o: o, session: rand.Text(), born: time.Now(), log: o.Log,
 		readings: make(chan reading),
 	}
 	var seed [8]byte
@@ -121,6 +120,7 @@ func build(o Options, ask questions, keep store) *Agent {
 		Agent: o.Agent, Session: a.session, Pod: o.Pod, Version: o.Version, Poll: o.Poll, Burst: o.Burst,
 		Seed: uint64(seed[0])<<8 | uint64(seed[1]),
 	})
+	a.looker = &look.Looker{Flink: ask, View: a.view, Log: o.Log, Born: a.born}
 	a.post = newPost(o, keep, a.born)
 	a.lookIsDue(0)
 	return a
@@ -133,8 +133,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	stop := a.start(ctx)
 	defer stop()
 	for {
-		look := a.look(ctx)
-		a.tell(a.view.See(look))
+		a.tell(a.view.See(a.look(ctx)))
 		if !a.rest(ctx, a.view.Next()) {
 			a.leave()
 			return nil
@@ -158,6 +157,12 @@ func (a *Agent) start(ctx context.Context) (stop func()) {
 		cancel()
 		beside.Wait()
 	}
+}
+
+// look asks Flink one round of questions.
+func (a *Agent) look(ctx context.Context) view.Look {
+	a.lookIsDue(0)
+	return a.looker.Look(ctx)
 }
 
 // tell hands what a look changed to the post, and then lets it speak of what was read from etcd: what was adopted is in
@@ -212,7 +217,7 @@ func (a *Agent) takeIn(r reading) {
 }
 
 // lookIsDue notes that a look begins in d.
-func (a *Agent) lookIsDue(d time.Duration) { a.lookDue.Store(int64(a.since() + d + lookBound)) }
+func (a *Agent) lookIsDue(d time.Duration) { a.lookDue.Store(int64(a.since() + d + look.Bound)) }
 
 // since is the agent's clock.
 func (a *Agent) since() time.Duration { return time.Since(a.born) }

@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/holdfast-dev/holdfast/agent/look"
 	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/evidence"
 	"github.com/holdfast-dev/holdfast/flink"
@@ -169,7 +170,7 @@ func (w *world) makeSpace() {
 
 // stuck is a JobManager whose list never comes, whatever the context says, once it is told to.
 type stuck struct {
-	questions
+	look.Flink
 	on     atomic.Bool
 	let    chan struct{}
 	waited atomic.Int32
@@ -180,7 +181,7 @@ func (s *stuck) Jobs(ctx context.Context) (flink.Overview, error) {
 		s.waited.Add(1)
 		<-s.let
 	}
-	return s.questions.Jobs(ctx)
+	return s.Flink.Jobs(ctx)
 }
 
 // S5: a beat proves keepalives, not knowledge. An agent whose looks hang lets it go.
@@ -191,8 +192,8 @@ func TestHangingLookDropsTheBeat(t *testing.T) {
 	s := &stuck{let: make(chan struct{})}
 	release := sync.OnceFunc(func() { close(s.let) })
 	w.run(func(a *Agent) {
-		s.questions = a.flink
-		a.flink = s
+		s.Flink = a.looker.Flink
+		a.looker.Flink = s
 	})
 	t.Cleanup(release) // before the agent is stopped
 	w.wantState(id, job.Running)

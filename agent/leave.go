@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/holdfast-dev/holdfast/agent/look"
 	"github.com/holdfast-dev/holdfast/etcd"
 )
 
@@ -20,7 +21,7 @@ const (
 
 // leave says all that there is to say, and then goodbye. Its time is its own: the context of Run has ended.
 func (a *Agent) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), lookBound+flushBound+goodbyeBound)
+	ctx, cancel := context.WithTimeout(context.Background(), look.Bound+flushBound+goodbyeBound)
 	defer cancel()
 	a.tell(a.view.See(a.look(ctx)))
 	bound := flushBound

@@ -15,6 +15,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast-dev/holdfast/agent/look"
 	"github.com/holdfast-dev/holdfast/agent/view"
 	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/evidence"
@@ -107,7 +108,7 @@ var someone = evidence.Agent{Namespace: "team", Cluster: "orders", PodUID: "uid-
 func jobID(n int) string { return fmt.Sprintf("%032x", n) }
 
 // inMemory is an agent without a lease.
-func inMemory(ask questions, keep store) *Agent {
+func inMemory(ask look.Flink, keep store) *Agent {
 	return build(Options{
 		Site: testSite, Agent: someone, Pod: "pod", Version: "test", Poll: time.Second, Burst: 100 * time.Millisecond,
 		Lease: 20 * time.Second, Repair: time.Minute, Log: slog.New(slog.DiscardHandler),

@@ -53,6 +53,12 @@ func (v *View) appendMessage(dst []byte, j *Job) []byte {
 		return j.appendEndings(append(dst, "this attempt cannot run again, and nobody saw how it ended"...))
 	case j.reason == job.Replaced:
 		return j.appendEndings(append(dst, "its pipeline runs a newer job, and nobody saw how this one ended"...))
+	case j.reason == job.JobManagerDown:
+		return append(dst, "no JobManager of its cluster runs; one that comes may take the job up again"...)
+	case j.reason == job.ContainerExited && j.state == job.Unknown:
+		return j.appendEndings(append(dst, "nobody saw how it ended, and the JobManager's exit code does not tell"...))
+	case j.reason == job.ContainerExited:
+		return append(append(dst, "nobody saw how it ended; the exit code of the JobManager says "...), j.state.String()...)
 	case j.reason == job.AlreadyDone:
 		return j.appendEndings(append(dst, "Flink refuses the job, since it ended in an earlier life of the cluster, and does not say how"...))
 	default:

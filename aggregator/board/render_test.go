@@ -66,6 +66,16 @@ func TestMessages(t *testing.T) {
 		},
 		{with(func(v *job.Verdict) { v.State, v.Reason = job.Unknown, job.Replaced }), Weakness{}, "its pipeline runs a newer job, and nobody saw how this one ended"},
 		{with(func(v *job.Verdict) { v.State, v.Reason, v.Certainty = job.Unknown, job.AgentSilent, job.Held }), Weakness{}, "the agent has been silent for 4m10s; the state was not known before that"},
+		{with(func(v *job.Verdict) {
+			v.State, v.Reason, v.Certainty, v.Via = job.Suspended, job.JobManagerDown, job.Inferred, job.ViaWorkload
+		}), Weakness{}, "no JobManager of its cluster runs; one that comes may take the job up again"},
+		{with(func(v *job.Verdict) {
+			v.State, v.Over, v.Reason, v.Certainty, v.Via = job.Failed, job.Yes, job.ContainerExited, job.Inferred, job.ViaExitCode
+		}), Weakness{}, "nobody saw how it ended; the exit code of the JobManager says FAILED"},
+		{with(func(v *job.Verdict) {
+			v.State, v.Over, v.Reason, v.Certainty, v.Via = job.Unknown, job.Yes, job.ContainerExited, job.Inferred, job.ViaExitCode
+			v.Possible = job.StatesOf(job.Finished, job.Canceled)
+		}), Weakness{}, "nobody saw how it ended, and the JobManager's exit code does not tell; it may have been CANCELED, FINISHED"},
 		{
 			running(), Weakness{job.StoreUnreachable, since},
 			"this server has been cut off from etcd for 4m15s, since 2026-01-02T15:04:00Z; Flink said RUNNING before that",

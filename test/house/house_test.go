@@ -28,11 +28,12 @@ var rooms = map[string][]string{
 	"etcd/etcdlocal":          {"etcd"},
 	"etcd/member":             {"etcd/etcdlocal", "pki"},
 	"etcd/etcdlocal/etcdproc": {"etcd", "etcd/etcdlocal"},
-	"kube":                    {},
+	"kube":                    {"job", "evidence"},
 	"pki":                     {},
 	"webhook/certs":           {"pki"},
 	"agent/view":              {"job", "evidence"},
-	"agent":                   {"job", "evidence", "record", "flink", "etcd", "agent/view"},
+	"agent/look":              {"job", "flink", "agent/view"},
+	"agent":                   {"job", "evidence", "record", "flink", "etcd", "agent/look", "agent/view"},
 	"aggregator/board":        {"job", "evidence", "record", "etcd"},
 	"aggregator/api":          {"job", "evidence", "record", "aggregator/board"},
 	"aggregator": {
@@ -54,8 +55,9 @@ var rooms = map[string][]string{
 
 // deniers are the only files outside of settle that may turn something into a No: a positive answer of somebody who knows.
 var deniers = map[string]string{
-	"agent/look.go":       "Flink said that it could not find the job",
+	"agent/look/look.go":  "Flink said that it could not find the job",
 	"agent/view/known.go": "Flink said so in two rounds",
+	"kube/workload.go":    "the API server was asked for one object by its name, and said 404 or gave another",
 	"flink/jobmanager.go": "the JobManager's own configuration says that high availability is off",
 }
 
