@@ -37,6 +37,8 @@ type Options struct {
 	Etcd *clientv3.Client
 	// Settle bounds the settler's patience. Its zero value means settle.DefaultConfig.
 	Settle settle.Config
+	// Kubernetes is asked for pods and workloads. nil where there is none.
+	Kubernetes Kubernetes
 	// LeaderLease is how long a dead leader is waited for. Default 10 s, at least etcd.MinTTL.
 	LeaderLease time.Duration
 	Version     string
@@ -74,6 +76,7 @@ func New(o Options) (*Aggregator, error) {
 	}
 	a := &Aggregator{o: o, board: b, metrics: metrics}
 	a.settler = newSettler(o.Site, o.Settle, o.Etcd, o.Log, metrics)
+	a.settler.kubernetes, a.settler.version = o.Kubernetes, o.Version
 	a.server, err = api.New(api.Options{
 		Board: b, History: history{o.Etcd, o.Site}, Registry: registry, Sources: a.settler.health, Version: o.Version, Log: o.Log,
 	})

@@ -37,7 +37,11 @@ type settler struct {
 
 	reigning atomic.Bool
 	ticked   atomic.Int64 // when the core last took a Tick, in nanoseconds since begin
-	sources  [2]sourceState
+	sources  [3]sourceState
+
+	kubernetes Kubernetes // nil where there is none
+	version    string
+	outside    *outside // of this reign
 }
 
 // sourceState is how far a source was followed.
@@ -69,6 +73,7 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	}
 	now := s.since()
 	s.ticked.Store(now)
+	s.sources[settle.Pods].sick.Store(nil)
 	for i := range s.sources {
 		s.sources[i].heard.Store(now)
 	}
@@ -93,8 +98,18 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
 		all.Go(func() { s.follow(ctx, source, inbox) })
 	}
+	if s.kubernetes != nil {
+		s.outside = newOutside(s, func(inputs []settle.Input) {
+			select {
+			case inbox <- inputs:
+			case <-ctx.Done():
+			}
+		})
+		all.Go(func() { s.outside.run(ctx) })
+	}
 	s.loop(ctx, inbox, outcomes, w)
 	all.Wait()
+	s.outside = nil
 
 	// The core goes on in the next reign, perhaps; what was under way then has no outcome.
 	for key := range s.writing {
@@ -104,6 +119,9 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
 		s.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
 		s.sources[source].sick.Store(nil)
+	}
+	for _, source := range []settle.Source{settle.Pods, settle.Probes} {
+		s.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
 	}
 	return ctx.Err()
 }
@@ -155,6 +173,16 @@ func (s *settler) step(input settle.Input, w *writer) {
 		case settle.Condition:
 			s.condition = &e
 			s.logCondition(e)
+		case settle.Ask:
+			if s.outside != nil {
+				s.outside.asks.put(e)
+			}
+			continue
+		case settle.Check:
+			if s.outside != nil {
+				s.outside.checks.put(e)
+			}
+			continue
 		}
 		if w != nil {
 			w.add(effect)
@@ -212,13 +240,14 @@ func (s *settler) alive() error {
 	if late := time.Duration(now - s.ticked.Load()); late > s.cfg.Lease {
 		return fmt.Errorf("the settler has not ticked for %s", late.Round(time.Second))
 	}
-	for i := range s.sources {
+	// Without the API server there is work enough: it is no cause to let another lead.
+	for _, i := range []settle.Source{settle.Agents, settle.Verdicts} {
 		if silent := time.Duration(now - s.sources[i].heard.Load()); silent > s.cfg.Hold+s.cfg.Silence {
 			err := errors.New("no reason known")
 			if sick := s.sources[i].sick.Load(); sick != nil {
 				err = errors.New(*sick)
 			}
-			return fmt.Errorf("%s have not been heard for %s: %w", settle.Source(i), silent.Round(time.Second), err)
+			return fmt.Errorf("%s have not been heard for %s: %w", i, silent.Round(time.Second), err)
 		}
 	}
 	return nil
@@ -231,6 +260,9 @@ func (s *settler) health() []api.Source {
 	}
 	sources := make([]api.Source, 0, len(s.sources))
 	for i := range s.sources {
+		if settle.Source(i) == settle.Pods && s.kubernetes == nil {
+			continue
+		}
 		state := &s.sources[i]
 		source := api.Source{
 			Name: "settler: " + settle.Source(i).String(), Healthy: true,

@@ -10,6 +10,8 @@ type Pod struct {
 	// Address is the pod's own, "" while it has none, and Port where its JobManager's REST API should listen.
 	Address string
 	Port    int
+	// FlinkID is kubernetes.cluster-id, where the pod tells; Flink knows its cluster by that.
+	FlinkID string
 	// Injected says that an agent was put into the pod.
 	Injected bool
 	// Application says whether the JobManager runs one application and ends with it.

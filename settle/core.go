@@ -250,6 +250,9 @@ func (c *Core) progress(in Progress) {
 
 // beat takes an agent's sign of life.
 func (c *Core) beat(b evidence.Beat) {
+	if c.unasked(b.Agent) {
+		return
+	}
 	w := c.witness(b.Agent)
 	w.told = c.health.sources[Agents].rounds
 	if w.beating && !w.unread && w.beat == b {
@@ -365,6 +368,9 @@ func (c *Core) followed() time.Duration {
 func (c *Core) reported(in Reported) {
 	c.weighed = max(c.weighed, in.Revision)
 	r := in.Report
+	if c.unasked(r.Agent) {
+		return
+	}
 	w := c.witness(r.Agent)
 	e := c.entry(r.Key())
 	i := e.sightBy(w)

@@ -86,8 +86,8 @@ func (c *Core) podChanged(cl *cluster, p *pod, was pod) {
 			c.judgeSilence()
 		}
 	}
-	if was.Address != p.Address || was.Port != p.Port {
-		p.unask(c, was)
+	if was.Address != p.Address || was.Port != p.Port || was.Restarts != p.Restarts {
+		p.unask(c, was) // another process may answer there
 	}
 	c.askFor(p)
 	learned := was.Workload != p.Workload
@@ -233,7 +233,7 @@ func (c *Core) askFor(p *pod) {
 	switch {
 	case wants && !p.asked:
 		p.asked = true
-		c.effects = append(c.effects, Ask{Agent: p.probe(), Pod: p.Name, Address: p.Address, Port: p.Port})
+		c.effects = append(c.effects, Ask{Agent: p.probe(), Pod: p.Name, Address: p.Address, Port: p.Port, FlinkID: p.FlinkID})
 	case !wants:
 		p.unask(c, *p)
 	}
@@ -263,6 +263,19 @@ func (p *pod) probe() evidence.Agent {
 func (c *Core) hasBeaten(agent evidence.Agent) bool {
 	w := c.witnesses[agent]
 	return w != nil && w.beat.Session != ""
+}
+
+// unasked says that a look from outside was not asked for, or is not any more: what it tells comes too late.
+func (c *Core) unasked(agent evidence.Agent) bool {
+	if !agent.Probe {
+		return false
+	}
+	cl := c.clusters[agent.ClusterKey()]
+	if cl == nil {
+		return true
+	}
+	p := cl.pod(agent.PodUID)
+	return p == nil || !p.asked
 }
 
 func (c *Core) beats(agent evidence.Agent) bool {

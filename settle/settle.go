@@ -224,6 +224,8 @@ type (
 		Pod     string
 		Address string
 		Port    int
+		// FlinkID is kubernetes.cluster-id, where the pod tells.
+		FlinkID string
 		Stop    bool
 	}
 	// Check asks the API server for a cluster's workload, if one is known, and for its high-availability record, once. It is asked for again

@@ -36,8 +36,9 @@ var rooms = map[string][]string{
 	"agent":                   {"job", "evidence", "record", "flink", "etcd", "agent/look", "agent/view"},
 	"aggregator/board":        {"job", "evidence", "record", "etcd"},
 	"aggregator/api":          {"job", "evidence", "record", "aggregator/board"},
+	"aggregator/probe":        {"job", "evidence", "flink", "agent/look", "agent/view"},
 	"aggregator": {
-		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api",
+		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api", "aggregator/probe",
 	},
 	"webhook":               {"record"},
 	"webhook/breaker":       {},
