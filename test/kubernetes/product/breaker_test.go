@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/holdfast-dev/holdfast/test/kubernetes/flinkpod"
 	"github.com/holdfast-dev/holdfast/test/kubernetes/rig"
@@ -113,6 +114,19 @@ func upgradeFor(t *testing.T, values ...string) {
 		}
 	})
 	check(t, holdfast.install(limit(t), set(values...)...))
+	// Those that leave serve on for a while.
+	eventually(t, time.Minute, "only the new pods are there", func(ctx context.Context) error {
+		pods, err := cluster.Set.CoreV1().Pods(home).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp != nil {
+				return fmt.Errorf("pod %s is still leaving", pod.Name)
+			}
+		}
+		return nil
+	})
 }
 
 // set makes helm's flags of values.
