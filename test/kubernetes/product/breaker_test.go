@@ -88,8 +88,8 @@ func ready(t *testing.T, r *running) (found corev1.Pod) {
 	t.Helper()
 	eventually(t, 90*time.Second, r.Namespace()+" has a JobManager that is ready", func(ctx context.Context) error {
 		pods, err := r.JobManagers(ctx)
-		if err != nil {
-			return err
+		if err == nil && len(pods) == 0 {
+			err = errors.New("it has no pod")
 		}
 		for _, pod := range pods {
 			if rig.Ready(&pod) && pod.DeletionTimestamp == nil {
