@@ -49,6 +49,8 @@ type Options struct {
 	// Pod is the template of the JobManager's pods: labels, annotations, further containers. What is to be changed of Flink's own
 	// container stands under its name, MainContainer.
 	Pod corev1.PodTemplateSpec
+	// TaskManagerPod is the same of the TaskManagers' pods.
+	TaskManagerPod corev1.PodTemplateSpec
 	// Config is added to the command line, each as -Dkey=value, and beats what is set here.
 	Config map[string]string
 }
@@ -136,16 +138,21 @@ func (c *Client) runNative(ctx context.Context, options Options, class string, a
 			return err
 		}
 	}
-	template, err := yaml.Marshal(options.template())
-	if err != nil {
-		return err
-	}
-	templateFile := filepath.Join(dir, "jobmanager-pod.yaml")
 	config := options.config()
-	config["kubernetes.pod-template-file.jobmanager"] = templateFile
+	worker, _ := podOf(options.TaskManagerPod)
+	for role, pod := range map[string]*corev1.Pod{"jobmanager": options.template(), "taskmanager": worker} {
+		template, err := yaml.Marshal(pod)
+		if err != nil {
+			return err
+		}
+		file := filepath.Join(dir, role+"-pod.yaml")
+		if err := os.WriteFile(file, template, 0o644); err != nil {
+			return err
+		}
+		config["kubernetes.pod-template-file."+role] = file
+	}
 	maps.Copy(config, options.Config)
 	err = errors.Join(
-		os.WriteFile(templateFile, template, 0o644),
 		// What every cluster has in common, as an administrator would put it. It goes into the cluster's ConfigMap.
 		os.WriteFile(filepath.Join(dir, "config.yaml"), []byte("jobmanager.rpc.address: localhost\n"), 0o644),
 		os.WriteFile(filepath.Join(dir, "log4j-console.properties"), []byte(flinkproc.Logging), 0o644),
@@ -234,19 +241,25 @@ func (c *Client) claimStorage(ctx context.Context, o Options) error {
 	return err
 }
 
-// template is the JobManager's pod as Flink is told to make it.
-func (o Options) template() *corev1.Pod {
-	pod := &corev1.Pod{
+// podOf makes a pod of a template, and tells which of its containers is Flink's.
+func podOf(template corev1.PodTemplateSpec) (pod *corev1.Pod, main int) {
+	pod = &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: *o.Pod.ObjectMeta.DeepCopy(),
-		Spec:       *o.Pod.Spec.DeepCopy(),
+		ObjectMeta: *template.ObjectMeta.DeepCopy(),
+		Spec:       *template.Spec.DeepCopy(),
 	}
 	// Flink wants one to be there, if only by its name.
-	main := slices.IndexFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == MainContainer })
+	main = slices.IndexFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == MainContainer })
 	if main < 0 {
 		main = len(pod.Spec.Containers)
 		pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: MainContainer})
 	}
+	return pod, main
+}
+
+// template is the JobManager's pod as Flink is told to make it.
+func (o Options) template() *corev1.Pod {
+	pod, main := podOf(o.Pod)
 	if !o.HA {
 		return pod
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // ErrNoContainer says that no such container runs on the node.
@@ -76,7 +77,7 @@ func (c *Container) Kill(ctx context.Context, signal string) error {
 
 // Processes gives the ids of all its processes, the first one first.
 func (c *Container) Processes() ([]int, error) {
-	dir, _, err := memoryCgroup(c.Pid)
+	dir, _, err := cgroupOf(c.Pid, "memory")
 	if err != nil {
 		return nil, fmt.Errorf("find the cgroup of container %s: %w", c.ID, err)
 	}
@@ -99,7 +100,7 @@ var ErrKillsAll = errors.New("the kernel would kill all processes of the contain
 // Choke leaves the container hardly more memory than it has in use, so that the kernel kills one of its processes when that wants more.
 // Unchoke ends it. The error is ErrKillsAll where it would not be one process.
 func (c *Container) Choke() (unchoke func() error, err error) {
-	dir, unified, err := memoryCgroup(c.Pid)
+	dir, unified, err := cgroupOf(c.Pid, "memory")
 	if err != nil {
 		return nil, fmt.Errorf("find the memory cgroup of container %s: %w", c.ID, err)
 	}
@@ -128,6 +129,31 @@ func (c *Container) Choke() (unchoke func() error, err error) {
 	return func() error { return os.WriteFile(file, bytes.TrimSpace(before), 0o644) }, nil
 }
 
+// CPU is the time that the container's processes have been running so far, on all processors together.
+func (c *Container) CPU() (time.Duration, error) {
+	dir, unified, err := cgroupOf(c.Pid, "cpuacct")
+	if err != nil {
+		return 0, fmt.Errorf("find the cpu cgroup of container %s: %w", c.ID, err)
+	}
+	if unified {
+		text, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
+		if err != nil {
+			return 0, err
+		}
+		var microseconds int64
+		if _, err := fmt.Sscanf(string(text), "usage_usec %d", &microseconds); err != nil {
+			return 0, fmt.Errorf("%s/cpu.stat: %w", dir, err)
+		}
+		return time.Duration(microseconds) * time.Microsecond, nil
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "cpuacct.usage"))
+	if err != nil {
+		return 0, err
+	}
+	nanoseconds, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return time.Duration(nanoseconds), err
+}
+
 // Memory is what the kernel counts of a container, in bytes.
 type Memory struct {
 	// Current is all that is counted against Limit, with what the kernel has in its caches of the container's files.
@@ -144,7 +170,7 @@ type Memory struct {
 
 // Memory asks the kernel, by whichever version of cgroups the machine has.
 func (c *Container) Memory() (Memory, error) {
-	dir, unified, err := memoryCgroup(c.Pid)
+	dir, unified, err := cgroupOf(c.Pid, "memory")
 	if err != nil {
 		return Memory{}, fmt.Errorf("find the memory cgroup of container %s: %w", c.ID, err)
 	}
@@ -206,8 +232,8 @@ func (names memoryNames) read(dir string) (Memory, error) {
 	return m, nil
 }
 
-// memoryCgroup gives the folder of the cgroup that counts a process's memory.
-func memoryCgroup(pid int) (dir string, unified bool, err error) {
+// cgroupOf gives the folder of the cgroup in which a controller counts a process.
+func cgroupOf(pid int, controller string) (dir string, unified bool, err error) {
 	all, err := mounted()
 	if err != nil {
 		return "", false, err
@@ -225,10 +251,10 @@ func memoryCgroup(pid int) (dir string, unified bool, err error) {
 			continue
 		}
 		for _, h := range ruling(all) {
-			if h.unified && fields[1] == "" || slices.Contains(h.controllers, "memory") && slices.Contains(strings.Split(fields[1], ","), "memory") {
+			if h.unified && fields[1] == "" || slices.Contains(h.controllers, controller) && slices.Contains(strings.Split(fields[1], ","), controller) {
 				return filepath.Join(h.dir, fields[2]), h.unified, nil
 			}
 		}
 	}
-	return "", false, errors.Join(errors.New("its memory is in no hierarchy that is mounted"), lines.Err())
+	return "", false, errors.Join(fmt.Errorf("no hierarchy that is mounted counts its %s", controller), lines.Err())
 }

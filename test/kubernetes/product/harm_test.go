@@ -33,55 +33,69 @@ func TestHarmless(t *testing.T) {
 	for i, c := range []struct {
 		name       string
 		uninjected bool
-		before     func(t *testing.T)
-		during     func(t *testing.T, injected *running)
+		workload   string
 	}{
-		{name: "nothing is wrong"},
-		{name: "webhook down", uninjected: true, before: without("deployment/holdfast-webhook")},
-		{name: "etcd down", before: without("statefulset/holdfast-etcd")},
-		{name: "aggregator absent", before: without("deployment/holdfast-aggregator")},
-		{name: "no network for the agent", during: cutOffAgent},
-		{name: "agent killed repeatedly", during: killAgent},
-		{name: "agent out of memory repeatedly", during: chokeAgent},
+		{"webhook down", true, "deployment/holdfast-webhook"},
+		{"etcd down", false, "statefulset/holdfast-etcd"},
+		{"aggregator absent", false, "deployment/holdfast-aggregator"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dist := cluster.Flinks[i%len(cluster.Flinks)]
-			if c.before != nil {
-				c.before(t)
-			}
-			ns := namespace(t, "harmless", nil)
-			lives := observe(t, ns)
-			injected, plain := pair(t, dist, ns)
-			if pod := injected.jobManager(t); isInjected(pod) == c.uninjected {
-				t.Errorf("pod %s has an agent: %t", pod.Name, !c.uninjected)
-			}
-			if pod := plain.jobManager(t); isInjected(pod) {
-				t.Errorf("pod %s has an agent though it opted out", pod.Name)
-			}
-			if c.during != nil {
-				c.during(t, injected)
-			}
-			begin := time.Now()
-			for _, r := range []*running{injected, plain} {
-				check(t, r.flink.Cancel(limit(t), r.job))
-			}
-			with, control := lives.await(t, injected), lives.await(t, plain)
-			for _, compared := range []struct {
-				what          string
-				with, control time.Duration
-			}{
-				{"ready", with.ready.Sub(with.created), control.ready.Sub(control.created)},
-				{"job running", injected.at.Sub(with.created), plain.at.Sub(control.created)},
-				{"gone after its job was canceled", with.gone.Sub(begin), control.gone.Sub(begin)},
-			} {
-				t.Logf("%s: %s after %.1f s, without an agent %.1f s", dist.Version, compared.what, compared.with.Seconds(), compared.control.Seconds())
-				if compared.with > compared.control+slack {
-					t.Errorf("%s after %s, and without an agent after %s", compared.what, compared.with, compared.control)
-				}
-			}
-			with.isLike(t, control)
+			without(c.workload)(t)
+			compare(t, cluster.Flinks[i%len(cluster.Flinks)], !c.uninjected, nil)
 		})
 	}
+}
+
+// The same of the agent itself.
+func TestHarmlessAgent(t *testing.T) {
+	t.Parallel()
+	for i, c := range []struct {
+		name   string
+		during func(t *testing.T, injected *running)
+	}{
+		{"nothing is wrong", nil},
+		{"no network", cutOffAgent},
+		{"killed repeatedly", killAgent},
+		{"out of memory repeatedly", chokeAgent},
+	} {
+		t.Run(c.name, func(t *testing.T) { compare(t, cluster.Flinks[i%len(cluster.Flinks)], true, c.during) })
+	}
+}
+
+// compare starts, breaks and ends a Flink cluster beside one that has no agent.
+func compare(t *testing.T, dist *flinkproc.Dist, injects bool, during func(t *testing.T, injected *running)) {
+	t.Helper()
+	ns := namespace(t, "harmless", nil)
+	lives := observe(t, ns)
+	injected, plain := pair(t, dist, ns)
+	if pod := injected.jobManager(t); isInjected(pod) != injects {
+		t.Errorf("pod %s has an agent: %t", pod.Name, !injects)
+	}
+	if pod := plain.jobManager(t); isInjected(pod) {
+		t.Errorf("pod %s has an agent though it opted out", pod.Name)
+	}
+	if during != nil {
+		during(t, injected)
+	}
+	begin := time.Now()
+	for _, r := range []*running{injected, plain} {
+		check(t, r.flink.Cancel(limit(t), r.job))
+	}
+	with, control := lives.await(t, injected), lives.await(t, plain)
+	for _, compared := range []struct {
+		what          string
+		with, control time.Duration
+	}{
+		{"ready", with.ready.Sub(with.created), control.ready.Sub(control.created)},
+		{"job running", injected.at.Sub(with.created), plain.at.Sub(control.created)},
+		{"gone after its job was canceled", with.gone.Sub(begin), control.gone.Sub(begin)},
+	} {
+		t.Logf("%s: %s after %.1f s, without an agent %.1f s", dist.Version, compared.what, compared.with.Seconds(), compared.control.Seconds())
+		if compared.with > compared.control+slack {
+			t.Errorf("%s after %s, and without an agent after %s", compared.what, compared.with, compared.control)
+		}
+	}
+	with.isLike(t, control)
 }
 
 // life is what was seen of one JobManager's pod.

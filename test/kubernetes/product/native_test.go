@@ -15,6 +15,7 @@ import (
 
 // As StreamPark starts them: nobody but the label says that there is a Holdfast.
 func TestNativeApplication(t *testing.T) {
+	t.Parallel()
 	eachVersion(t, func(t *testing.T, dist *flinkproc.Dist) {
 		ns := namespace(t, "native", nil)
 		r := application(t, flinkpod.Options{Dist: dist, Namespace: ns, ID: "orders"}, flinkproc.Job{})
@@ -38,6 +39,7 @@ func TestNativeApplication(t *testing.T) {
 
 // Without high availability a JobManager that is replaced begins its job anew, under another id.
 func TestPodDeleted(t *testing.T) {
+	t.Parallel()
 	eachVersion(t, func(t *testing.T, dist *flinkproc.Dist) {
 		ns := namespace(t, "deleted", nil)
 		r := application(t, flinkpod.Options{Dist: dist, Namespace: ns, ID: "orders"}, flinkproc.Job{})
@@ -52,6 +54,7 @@ func TestPodDeleted(t *testing.T) {
 }
 
 func TestPodDeletedWithHighAvailability(t *testing.T) {
+	t.Parallel()
 	eachVersion(t, func(t *testing.T, dist *flinkproc.Dist) {
 		ns := namespace(t, "deleted-ha", nil)
 		r := application(t, flinkpod.Options{Dist: dist, Namespace: ns, ID: "orders", HA: true}, flinkproc.Job{Restarts: 1000, Delay: time.Second})

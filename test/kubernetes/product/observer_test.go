@@ -18,7 +18,7 @@ import (
 
 // verdict is what the API says of a job, as far as the suite looks at it.
 type verdict struct {
-	Namespace, Cluster, JobID, Name, State, Certainty, Over, Reason, Message string
+	Site, Namespace, Cluster, JobID, Name, State, Certainty, Over, Reason, Message string
 
 	Attempt  struct{ Number int }
 	LastSeen time.Time

@@ -1,0 +1,165 @@
+//go:build kubernetes
+
+package product
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// A pod's creation waits for the webhook for less than anybody notices: 99 of 100 for a tenth of a second at most, as the API server
+// itself counts.
+func TestAdmissionLatency(t *testing.T) {
+	ns := namespace(t, "admission", nil)
+	create := creator(t, ns)
+	for range 10 {
+		check(t, create(limit(t), nativeJobManager(), true)) // connections
+	}
+	for _, atOnce := range []int{1, 8, 32} {
+		// Whatever else the machine does makes it slower, never faster.
+		for try, budget := 1, .1; ; try++ {
+			const creations = 200
+			before := waits(t)
+			took := burst(t, creations, atOnce, func() error { return create(limit(t), nativeJobManager(), true) })
+			waited := waits(t).since(before)
+			without := burst(t, creations, atOnce, func() error { return create(limit(t), optedOut(), false) })
+			t.Logf("%d creations, %d at a time: the webhook takes p50 %.1f ms, p99 %.1f ms; the creation p50 %s, p99 %s, and without an agent p50 %s, p99 %s",
+				creations, atOnce, 1000*waited.quantile(.5), 1000*waited.quantile(.99), quantile(took, .5), quantile(took, .99),
+				quantile(without, .5), quantile(without, .99))
+			if waited.count() != creations {
+				t.Errorf("the API server asked %v times, want %d", waited.count(), creations)
+			}
+			if waited.quantile(.99) <= budget {
+				break
+			}
+			if try == 5 {
+				t.Errorf("%d at a time: p99 is %.3f s, the budget is %.1f s", atOnce, waited.quantile(.99), budget)
+				break
+			}
+		}
+	}
+}
+
+func optedOut() *corev1.Pod {
+	pod := nativeJobManager()
+	pod.Labels["holdfast.dev/inject"] = "false"
+	return pod
+}
+
+// creator gives what creates pods, of which nothing stays, and fails unless they are injected as wanted. It never waits for itself.
+func creator(t *testing.T, namespace string) func(ctx context.Context, pod *corev1.Pod, injected bool) error {
+	t.Helper()
+	config := rest.CopyConfig(cluster.Config)
+	config.QPS, config.WarningHandler = -1, rest.NoWarnings{}
+	set, err := kubernetes.NewForConfig(config)
+	check(t, err)
+	return func(ctx context.Context, pod *corev1.Pod, injected bool) error {
+		got, err := set.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && isInjected(*got) != injected {
+			err = fmt.Errorf("the pod has an agent: %t", !injected)
+		}
+		return err
+	}
+}
+
+// burst does something many times, so many at once, and gives how long each took, the shortest first.
+func burst(t *testing.T, times, atOnce int, do func() error) []time.Duration {
+	t.Helper()
+	var mu sync.Mutex
+	var took []time.Duration
+	var all sync.WaitGroup
+	work := make(chan struct{})
+	for range atOnce {
+		all.Go(func() {
+			for range work {
+				begin := time.Now()
+				err := do()
+				mu.Lock()
+				if took = append(took, time.Since(begin)); err != nil {
+					t.Error(err)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for range times {
+		work <- struct{}{}
+	}
+	close(work)
+	all.Wait()
+	slices.Sort(took)
+	return took
+}
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))].Round(100 * time.Microsecond)
+}
+
+// histogram is how long the API server waited for the webhook: how often, up to each bound in seconds.
+type histogram map[float64]float64
+
+// waits reads the API server's own count of admissions by Holdfast.
+func waits(t *testing.T) histogram {
+	t.Helper()
+	text, err := cluster.Set.RESTClient().Get().AbsPath("/metrics").DoRaw(limit(t))
+	check(t, err)
+	h := histogram{}
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		labels, value, _ := strings.Cut(strings.TrimPrefix(lines.Text(), "apiserver_admission_webhook_admission_duration_seconds_bucket{"), "} ")
+		_, bound, is := strings.Cut(labels, `le="`)
+		if !is || !strings.Contains(labels, `name="jobmanager-component.holdfast.dev"`) {
+			continue
+		}
+		bound, _, _ = strings.Cut(bound, `"`)
+		le, err := strconv.ParseFloat(bound, 64)
+		check(t, err)
+		n, err := strconv.ParseFloat(value, 64)
+		check(t, err)
+		h[le] += n
+	}
+	return h
+}
+
+func (h histogram) since(before histogram) histogram {
+	d := histogram{}
+	for le, n := range h {
+		d[le] = n - before[le]
+	}
+	return d
+}
+
+func (h histogram) count() float64 { return h[math.Inf(1)] }
+
+// quantile is read between two bounds as Prometheus does.
+func (h histogram) quantile(q float64) float64 {
+	bounds := make([]float64, 0, len(h))
+	for le := range h {
+		bounds = append(bounds, le)
+	}
+	slices.Sort(bounds)
+	rank, below, from := q*h.count(), 0.0, 0.0
+	for _, le := range bounds {
+		if h[le] >= rank && h[le] > below {
+			if math.IsInf(le, 1) {
+				return from
+			}
+			return from + (le-from)*(rank-below)/(h[le]-below)
+		}
+		below, from = h[le], le
+	}
+	return math.NaN()
+}
