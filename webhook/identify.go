@@ -12,6 +12,8 @@ import (
 type Identity struct {
 	// ClusterID names the Flink cluster, and Container its JobManager's container.
 	ClusterID, Container string
+	// FlinkID is kubernetes.cluster-id, by which Flink knows its cluster; "" where the pod does not tell.
+	FlinkID string
 	// RESTPort is where its REST API should listen.
 	RESTPort int
 	// Application says that the JobManager runs one application, and Session that it takes jobs from anybody; where neither is said, nobody knows.
@@ -36,6 +38,10 @@ func Identify(pod *corev1.Pod) (Identity, bool) {
 		Application: v.role == nativeApplication || v.role == standaloneApplication, Session: v.role.session(),
 	}
 	id.RESTPort, _ = v.port()
+	id.FlinkID = options(v.container)[optionClusterID]
+	if pod.Labels[labelType] == "flink-native-kubernetes" && id.FlinkID == "" {
+		id.FlinkID = pod.Labels[labelApp]
+	}
 	each(&pod.Spec, func(c *corev1.Container) {
 		if c.Name != ContainerName {
 			return

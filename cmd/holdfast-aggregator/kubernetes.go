@@ -20,6 +20,8 @@ type kubernetesFlags struct {
 	kubeconfig, namespace      string
 	siteConfigMap, siteUIDFile string
 	etcdCAConfigMap            string
+	watch                      bool
+	namespaces                 []string
 	client                     kubernetes.Interface
 }
 
@@ -36,11 +38,16 @@ func (k *kubernetesFlags) add(cmd *cobra.Command) {
 	f.StringVar(&k.siteConfigMap, "site-configmap", "", "ConfigMap whose key uid keeps whose site it is; used without --site-uid")
 	f.StringVar(&k.siteUIDFile, "site-uid-file", "", "file that the key uid of --site-configmap is mounted at")
 	f.StringVar(&k.etcdCAConfigMap, "etcd-ca-configmap", "", "ConfigMap whose key ca.crt is waited for where --etcd-ca is not there yet")
+	f.BoolVar(&k.watch, "watch-pods", false, "let Kubernetes' own facts count, too, and ask JobManagers without an agent from outside")
+	f.StringSliceVar(&k.namespaces, "watch-namespaces", nil, "the namespaces of --watch-pods (default: all)")
 }
 
 func (k *kubernetesFlags) check() error {
 	if k.namespace == "" && (k.siteConfigMap != "" || k.etcdCAConfigMap != "") {
 		return errors.New("--namespace is missing: --site-configmap and --etcd-ca-configmap need it")
+	}
+	if len(k.namespaces) > 0 && !k.watch {
+		return errors.New("--watch-namespaces goes with --watch-pods")
 	}
 	if k.siteUIDFile != "" && k.siteConfigMap == "" {
 		return errors.New("--site-uid-file needs --site-configmap: the ConfigMap that is mounted there")

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -147,10 +148,17 @@ func (o *options) run(ctx context.Context, logs io.Writer, version string) error
 		return flags.Usage(err)
 	}
 	defer client.Close()
-	a, err := aggregator.New(aggregator.Options{
+	settings := aggregator.Options{
 		Site: o.site, UID: o.siteUID, Name: o.name, Listen: o.listen, Etcd: client, Settle: o.patience,
 		LeaderLease: o.leaderLease, Version: version, Log: log,
-	})
+	}
+	if o.kubernetes.watch {
+		if settings.Kubernetes, err = o.kubernetes.newAPIServer(o.kubernetes.namespaces); err != nil {
+			return flags.Usage(fmt.Errorf("--watch-pods: %w", err))
+		}
+		settings.Settle.Namespaces = o.kubernetes.namespaces
+	}
+	a, err := aggregator.New(settings)
 	if err != nil {
 		return err
 	}
