@@ -58,29 +58,39 @@ type PodsOptions struct {
 	Identify func(*corev1.Pod) (Identity, bool)
 	// Owners finds the outermost workload of a pod. May be nil.
 	Owners *Owners
+
+	pace pace // usual, but in tests
 }
 
-const (
-	// pageSize bounds what one answer of the API server holds, in pods, and pageTimeout how long it may take.
-	pageSize    = 500
-	pageTimeout = time.Minute
-	// turnover is how long a watch lasts. Each new one proves that the API server can be asked: a watch that is silent proves nothing.
-	turnover = 25 * time.Second
-	// overtime is how much longer a watch may last. The API server ends it in time, if it lives.
-	overtime = 10 * time.Second
+// pace is how patient a follower is.
+type pace struct {
+	// page bounds what one answer of the API server holds, in pods, and pageTimeout how long it may take.
+	page        int64
+	pageTimeout time.Duration
+	// turnover is how long a watch lasts, in whole seconds. Each new one proves that the API server can be asked: a watch that is silent proves
+	// nothing. overtime is how much longer one may last: the API server ends it in time, if it lives.
+	turnover, overtime time.Duration
 	// patience is for how long a watch may fail before what it tells is not all any more.
-	patience = 15 * time.Second
-	// aliveEvery is how often Alive is told, at most.
-	aliveEvery = 5 * time.Second
-	// strayEvery is how often a pod is asked for that left every selector and is still there.
-	strayEvery = 10 * time.Second
-)
+	patience time.Duration
+	// alive is how often Alive is told, at most.
+	alive time.Duration
+	// stray is how often a pod is asked for that left every selector and is still there.
+	stray time.Duration
+}
+
+var usual = pace{
+	page: 500, pageTimeout: time.Minute, turnover: 25 * time.Second, overtime: 10 * time.Second, patience: 15 * time.Second,
+	alive: 5 * time.Second, stray: 10 * time.Second,
+}
 
 // FollowPods tells of the pods until ctx ends. tell is called from one goroutine, and may wait.
 //
 // It is no informer: those keep every object, do not notice a watch that has died in silence, and take for deleted what only left
 // their selector. Here a pod is gone when the API server, asked by name, says so.
 func FollowPods(ctx context.Context, o PodsOptions, tell func(Update)) {
+	if o.pace.page == 0 {
+		o.pace = usual
+	}
 	f := &follower{o: o, tell: tell, pods: map[types.UID]*followed{}, sights: make(chan sight)}
 	namespaces := o.Namespaces
 	if namespaces == nil {
@@ -284,7 +294,7 @@ func (f *follower) answered(s sight, changed *Update) {
 		}
 		changed.Gone = append(changed.Gone, p.Agent)
 	default:
-		p.due = time.Now().Add(strayEvery)
+		p.due = time.Now().Add(f.o.pace.stray)
 		if s.err != nil {
 			return // not answered
 		}
@@ -302,7 +312,7 @@ func (f *follower) judge() {
 	now, oldest := time.Now(), time.Now()
 	for _, v := range f.views {
 		switch {
-		case !v.failing.IsZero() && (!v.synced || now.Sub(v.failing) > patience):
+		case !v.failing.IsZero() && (!v.synced || now.Sub(v.failing) > f.o.pace.patience):
 			if f.whole || f.told.IsZero() || now.Sub(f.told) > time.Minute {
 				f.whole, f.told = false, now
 				f.tell(Update{Kind: Lost, Err: v.err})
@@ -323,7 +333,7 @@ func (f *follower) judge() {
 			all.Pods = append(all.Pods, p.Pod)
 		}
 		f.tell(all)
-	case oldest.Sub(f.told) > 0 && now.Sub(f.told) >= aliveEvery:
+	case oldest.Sub(f.told) > 0 && now.Sub(f.told) >= f.o.pace.alive:
 		f.told = now
 		f.tell(Update{Kind: Alive})
 	}
@@ -377,7 +387,7 @@ func (v *view) say(ctx context.Context, s sight) {
 // list asks for all pods, page by page, and gives the version that they were of.
 func (v *view) list(ctx context.Context) (version string, err error) {
 	all := []*corev1.Pod{}
-	options := metav1.ListOptions{LabelSelector: v.selector, Limit: pageSize}
+	options := metav1.ListOptions{LabelSelector: v.selector, Limit: v.follower.o.pace.page}
 	for {
 		page, err := v.page(ctx, options)
 		if err != nil {
@@ -395,16 +405,17 @@ func (v *view) list(ctx context.Context) (version string, err error) {
 }
 
 func (v *view) page(ctx context.Context, options metav1.ListOptions) (*corev1.PodList, error) {
-	ctx, cancel := context.WithTimeout(ctx, pageTimeout)
+	ctx, cancel := context.WithTimeout(ctx, v.follower.o.pace.pageTimeout)
 	defer cancel()
 	return v.follower.o.Client.CoreV1().Pods(v.namespace).List(ctx, options)
 }
 
 // watch follows one watch to its end, and gives the version up to which it told all.
 func (v *view) watch(ctx context.Context, version string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, turnover+overtime)
+	p := v.follower.o.pace
+	ctx, cancel := context.WithTimeout(ctx, p.turnover+p.overtime)
 	defer cancel()
-	seconds := int64((turnover - rand.N(turnover/5)) / time.Second)
+	seconds := int64((p.turnover - rand.N(p.turnover/5)) / time.Second) // not all of them at once
 	w, err := v.follower.o.Client.CoreV1().Pods(v.namespace).Watch(ctx, metav1.ListOptions{
 		LabelSelector: v.selector, ResourceVersion: version, AllowWatchBookmarks: true, TimeoutSeconds: &seconds,
 	})
