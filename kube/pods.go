@@ -362,7 +362,7 @@ func (v *view) run(ctx context.Context) {
 			switch {
 			case err == nil:
 				pause = pauses{}
-			case apierrors.IsResourceExpired(err) || apierrors.IsGone(err):
+			case expired(err):
 				// What changed meanwhile nobody tells any more: it is listed again.
 			default:
 				v.say(ctx, sight{view: v, err: err})
@@ -370,12 +370,15 @@ func (v *view) run(ctx context.Context) {
 				err = nil // from where it ended
 			}
 		}
-		if err != nil && ctx.Err() == nil && !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+		if err != nil && ctx.Err() == nil && !expired(err) {
 			v.say(ctx, sight{view: v, err: err})
 			pause.sleep(ctx)
 		}
 	}
 }
+
+// expired says that a version is too old to begin from.
+func expired(err error) bool { return apierrors.IsResourceExpired(err) || apierrors.IsGone(err) }
 
 func (v *view) say(ctx context.Context, s sight) {
 	select {

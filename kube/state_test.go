@@ -22,7 +22,9 @@ func ended(code int32) corev1.ContainerState {
 
 func TestState(t *testing.T) {
 	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
-	main := func(s corev1.ContainerState) corev1.ContainerStatus { return corev1.ContainerStatus{Name: "main", State: s} }
+	main := func(s corev1.ContainerState) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: "main", State: s}
+	}
 	again := func(s corev1.ContainerState, restarts int32, last int32) corev1.ContainerStatus {
 		return corev1.ContainerStatus{Name: "main", State: s, RestartCount: restarts, LastTerminationState: ended(last)}
 	}
