@@ -225,15 +225,24 @@ func TestHelmTest(t *testing.T) {
 	test := func(timeout string) (string, error) {
 		return cluster.Run(limit(t), "helm", "test", "holdfast", "--namespace", home, "--logs", "--timeout", timeout)
 	}
-	if out, err := test("2m"); err != nil || !strings.Contains(out, "Succeeded") {
-		t.Errorf("it works, and helm test says %v\n%s", err, out)
+	passes := func() {
+		if out, err := test("2m"); err != nil || !strings.Contains(out, "Succeeded") {
+			t.Errorf("it works, and helm test says %v\n%s", err, out)
+		}
 	}
+	passes()
 	t.Run("without an aggregator", func(t *testing.T) {
 		without("deployment/holdfast-aggregator")(t)
-		if out, err := test("20s"); err == nil {
-			t.Errorf("there is no aggregator, and helm test finds nothing wrong:\n%s", out)
+		out, err := test("20s")
+		if err == nil {
+			t.Fatalf("there is no aggregator, and helm test finds nothing wrong:\n%s", out)
+		}
+		// helm's own words, and with them the pod's log.
+		if told := out + err.Error(); !strings.Contains(told, "the API cannot be reached") || !strings.Contains(told, "holdfast-aggregator."+home) {
+			t.Errorf("helm test does not say what is wrong: %s", told)
 		}
 	})
+	passes()
 }
 
 // A name that another cluster took is refused: the one who comes second says so, is never ready, and changes nothing.
