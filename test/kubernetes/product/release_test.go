@@ -254,6 +254,15 @@ func TestForeignSite(t *testing.T) {
 	ctx := limit(t)
 	mine := []string{"identity", "verdicts/" + ns + "/", "history/" + ns + "/", "agents/" + ns + "/"}
 	before := stored(t, mine...)
+	eventually(t, time.Minute, "the job has settled", func(context.Context) error {
+		time.Sleep(5 * time.Second)
+		last := before
+		before = stored(t, mine...)
+		if diff := cmp.Diff(last, before); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
 	if len(before) < 4 {
 		t.Errorf("etcd has only %v of a job that runs", before)
 	}
