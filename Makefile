@@ -44,7 +44,7 @@ test-flink: ## run the product against real Flink processes (fetches Flink, and 
 .PHONY: test-kubernetes
 test-kubernetes: ## boot a real Kubernetes node, install the chart with helm, and break it (as root; or on the cluster of KUBECONFIG)
 	go test -tags kubernetes -timeout 60m -count 1 -run '^TestReal' ./webhook/certs
-	go test -tags kubernetes -timeout 90m -count 1 -p 1 -parallel 6 ./test/kubernetes/...
+	go test -tags kubernetes -timeout 90m -count 1 -p 1 -parallel 3 ./test/kubernetes/...
 
 .PHONY: bench
 bench: ## measure what docs/benchmarks.md reports

@@ -24,13 +24,17 @@ func (a *Agent) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), look.Bound+flushBound+goodbyeBound)
 	defer cancel()
 	a.tell(a.view.See(a.look(ctx)))
-	bound := flushBound
-	if a.post.outOfReach() {
+	bound, away := flushBound, a.post.outOfReach()
+	if away {
 		bound = outBound
 	}
 	if left := a.post.flush(ctx, bound); left > 0 {
 		// The beat is left to its lease: a goodbye would say that nothing was left unsaid.
 		a.log.Warn("agent leaves without a goodbye: not all reports could be written", "reports", left)
+		return
+	}
+	if away {
+		a.log.Warn("agent leaves without a goodbye: it has no beat to take away")
 		return
 	}
 	if err := a.goodbye(ctx); err != nil {

@@ -12,8 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -65,7 +65,10 @@ func Dial(ctx context.Context, o Options) (*clientv3.Client, error) {
 	if timeout <= 0 {
 		timeout = defaultDialTimeout
 	}
-	endpoints := slices.Clone(o.Endpoints)
+	endpoints := make([]string, 0, len(o.Endpoints))
+	for _, endpoint := range o.Endpoints {
+		endpoints = append(endpoints, withPort(endpoint))
+	}
 	rand.Shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
 
 	config := clientv3.Config{
@@ -123,6 +126,23 @@ func (o Options) check() error {
 	return nil
 }
 
+// withPort adds the port that a URL without one has by its scheme, as for every other client: clientv3 would ask for one.
+func withPort(endpoint string) string {
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Port() != "" {
+		return endpoint
+	}
+	switch u.Scheme {
+	case "http":
+		u.Host = net.JoinHostPort(u.Hostname(), "80")
+	case "https":
+		u.Host = net.JoinHostPort(u.Hostname(), "443")
+	default:
+		return endpoint
+	}
+	return u.String()
+}
+
 // schemeOf returns an endpoint's scheme, "" for a plain "host:port".
 func schemeOf(endpoint string) (string, error) {
 	if strings.HasPrefix(endpoint, "unix:") || strings.HasPrefix(endpoint, "unixs:") {
@@ -137,7 +157,7 @@ func schemeOf(endpoint string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("endpoint %q: %w", endpoint, err)
 	}
-	if u.Hostname() == "" || u.Port() == "" {
+	if u.Hostname() == "" || u.Port() == "" && u.Scheme == "plain" {
 		return "", fmt.Errorf("endpoint %q: a host and a port are needed, such as http://127.0.0.1:2379", endpoint)
 	}
 	switch u.Scheme {

@@ -178,6 +178,7 @@ func (v *view) agent(d Decision) *corev1.Container {
 	c := &corev1.Container{
 		Name: ContainerName, Image: s.Image, ImagePullPolicy: corev1.PullPolicy(s.PullPolicy),
 		Command:         []string{"/bin/holdfast-supervisor", "/bin/holdfast-agent"},
+		Args:            []string{"--listen="}, // the pod's ports are the user's, and it starts before whoever wants one
 		Resources:       v.asks,
 		SecurityContext: v.security(),
 	}

@@ -244,8 +244,8 @@ func (s *Server) Err() error {
 	return nil
 }
 
-// Close stops the server at once, without waiting for its clients, and returns when it has stopped. A temporary data folder
-// is removed.
+// Close stops the server, and returns when it has stopped. Streams of clients do not keep it; a call that is just being answered may, for
+// 7 s at most (etcd's own time for a request, embed.Etcd.Close). A temporary data folder is removed.
 func (s *Server) Close() {
 	s.closing.Do(func() {
 		s.stop()

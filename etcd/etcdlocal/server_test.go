@@ -46,10 +46,9 @@ func write(t *testing.T, s *etcdlocal.Server, key, value string) {
 	}
 }
 
-// What was written is there after a restart; a store without a folder leaves nothing behind; both stop at once, with a
-// watch and a lease open.
-func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
-	dir := t.TempDir()
+// closing writes a key, closes the server while a watch and a lease are open, and says how long that took.
+func closing(t *testing.T, dir string) (took time.Duration) {
+	t.Helper()
 	s := start(t, etcdlocal.Options{Dir: dir})
 	write(t, s, "key", "value")
 
@@ -83,9 +82,7 @@ func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
 	<-listed
 	begin := time.Now()
 	s.Close()
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("Close took %v", took)
-	}
+	took = time.Since(begin)
 	if err := s.Err(); err != nil {
 		t.Errorf("a mere Close is reported as %v", err)
 	}
@@ -93,9 +90,23 @@ func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
 	<-followed
 	<-held
 	c.Close()
+	return took
+}
 
-	s = start(t, etcdlocal.Options{Dir: dir})
-	c, err = s.Client(t.Context())
+// What was written is there after a restart; a store without a folder leaves nothing behind; both stop at once, with a
+// watch and a lease open.
+func TestKeepsItsFolderAndStopsAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	// A call that is just being answered keeps it for a while; streams would each time.
+	took := closing(t, dir)
+	for tries := 1; tries < 3 && took > time.Second; tries++ {
+		took = closing(t, dir)
+	}
+	if took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	s := start(t, etcdlocal.Options{Dir: dir})
+	c, err := s.Client(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

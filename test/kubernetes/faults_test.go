@@ -84,6 +84,7 @@ func TestContainer(t *testing.T) {
 	namespace := newNamespace(ctx, t)
 	main := podtool("main")
 	main.Resources.Limits = corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("32Mi")}
+	begin := time.Now()
 	createPod(ctx, t, namespace, "pod", corev1.PodSpec{Containers: []corev1.Container{main, podtool("other")}})
 	awaitPod(ctx, t, namespace, "pod", "ready", rig.Ready)
 	container, err := node.Container(ctx, namespace, "pod", "main")
@@ -93,6 +94,9 @@ func TestContainer(t *testing.T) {
 	if memory.Limit != 32<<20 || memory.Current == 0 || memory.Current > memory.Limit || memory.Peak < memory.Current ||
 		memory.Anonymous == 0 || memory.Anonymous > memory.Current || memory.WorkingSet > memory.Current {
 		t.Errorf("memory %+v, want all between 0 and the limit of 32 MiB", memory)
+	}
+	if cpu, err := container.CPU(); err != nil || cpu <= 0 || cpu > time.Since(begin) {
+		t.Errorf("it has been running for %s, %v, and was started %s ago", cpu, err, time.Since(begin))
 	}
 	other, err := node.Container(ctx, namespace, "pod", "other")
 	must(t, err, container.Kill(ctx, "SIGKILL"))

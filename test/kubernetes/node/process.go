@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-dev/holdfast/test/machine"
 )
@@ -77,8 +78,27 @@ func (p *Process) Start() error {
 	return p.save()
 }
 
-// Pause stops the process where it is (SIGSTOP): its sockets stay open and nobody answers.
-func (p *Process) Pause() error { return p.signal(syscall.SIGSTOP) }
+// Pause stops the process where it is (SIGSTOP), and returns when all of its threads stand: its sockets stay open and nobody answers.
+func (p *Process) Pause() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return machine.Poll(ctx, func() (bool, error) { return stands(p.Pid()), nil })
+}
+
+// stands says whether no thread of a process runs. On a busy machine one may go on for a while after the signal was sent.
+func stands(pid int) bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	for _, thread := range threads {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, thread.Name()))
+		if _, rest, _ := strings.Cut(string(text[strings.LastIndexByte(string(text), ')')+1:]), " "); err == nil && !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return err != nil || len(threads) > 0 // who is gone does not run either
+}
 
 // Continue ends a pause.
 func (p *Process) Continue() error { return p.signal(syscall.SIGCONT) }

@@ -8,6 +8,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,24 +21,32 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
 )
 
 // A pod's creation waits for the webhook for less than anybody notices: 99 of 100 for a tenth of a second at most, as the API server
-// itself counts.
+// itself counts. Where many are created at once all programs of this node want the same processors, so the bound is wider then; the log
+// has the figure.
 func TestAdmissionLatency(t *testing.T) {
 	ns := namespace(t, "admission", nil)
 	create := creator(t, ns)
 	for range 10 {
-		check(t, create(limit(t), nativeJobManager(), true)) // connections
+		check(t, create(limit(t), flinkMade(t), true)) // connections
 	}
-	for _, atOnce := range []int{1, 8, 32} {
+	optedOut := flinkMade(t)
+	optedOut.Labels["holdfast.dev/inject"] = "false"
+	for _, load := range []struct {
+		atOnce int
+		budget float64 // seconds; the bound of a bucket, so that nothing is interpolated
+	}{{1, .1}, {8, .5}, {32, .5}} {
+		atOnce, budget := load.atOnce, load.budget
 		// Whatever else the machine does makes it slower, never faster.
-		for try, budget := 1, .1; ; try++ {
+		for try := 1; ; try++ {
 			const creations = 200
-			before := waits(t)
-			took := burst(t, creations, atOnce, func() error { return create(limit(t), nativeJobManager(), true) })
+			pod, before := flinkMade(t), waits(t)
+			took := burst(t, creations, atOnce, func() error { return create(limit(t), pod, true) })
 			waited := waits(t).since(before)
-			without := burst(t, creations, atOnce, func() error { return create(limit(t), optedOut(), false) })
+			without := burst(t, creations, atOnce, func() error { return create(limit(t), optedOut, false) })
 			t.Logf("%d creations, %d at a time: the webhook takes p50 %.1f ms, p99 %.1f ms; the creation p50 %s, p99 %s, and without an agent p50 %s, p99 %s",
 				creations, atOnce, 1000*waited.quantile(.5), 1000*waited.quantile(.99), quantile(took, .5), quantile(took, .99),
 				quantile(without, .5), quantile(without, .99))
@@ -54,9 +64,16 @@ func TestAdmissionLatency(t *testing.T) {
 	}
 }
 
-func optedOut() *corev1.Pod {
-	pod := nativeJobManager()
-	pod.Labels["holdfast.dev/inject"] = "false"
+// flinkMade is a JobManager's pod as the API server had it from Flink's native mode, all fields of it.
+func flinkMade(t *testing.T) *corev1.Pod {
+	t.Helper()
+	root, err := repository()
+	check(t, err)
+	text, err := os.ReadFile(filepath.Join(root, "webhook/testdata/pods/native-application-2.3.yaml"))
+	check(t, err)
+	pod := &corev1.Pod{}
+	check(t, yaml.UnmarshalStrict(text, pod))
+	pod.Namespace = ""
 	return pod
 }
 

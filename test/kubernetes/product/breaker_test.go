@@ -17,11 +17,18 @@ import (
 	"github.com/holdfast-dev/holdfast/test/kubernetes/rig"
 )
 
-// An agent whose image is nowhere keeps one JobManager from starting, at most: that one is named, and the next start without an agent.
+// An agent whose image is nowhere keeps one JobManager from starting, at most: that one is named, and the next start without an agent, as
+// fast as ever. Every replica of the webhook knows.
 func TestAgentImageMissing(t *testing.T) {
-	upgradeFor(t, "webhook.extraArgs={--agent-image=docker.io/local/none:1,--agent-pull-policy=Never}")
+	begin := time.Now()
+	if pod := ready(t, documentedSession(t, "usual")); !isInjected(pod) {
+		t.Fatalf("pod %s has no agent", pod.Name)
+	}
+	usual := time.Since(begin)
+
+	upgradeFor(t, "webhook.extraArgs={--agent-image=docker.io/local/none:1}")
 	first := documentedSession(t, "stuck-first")
-	began := time.Now()
+	begin = time.Now()
 	var stuck corev1.Pod
 	eventually(t, time.Minute, "the first pod's agent has no image", func(ctx context.Context) error {
 		pods, err := first.JobManagers(ctx)
@@ -33,34 +40,34 @@ func TestAgentImageMissing(t *testing.T) {
 		}
 		stuck = pods[0]
 		for _, s := range stuck.Status.InitContainerStatuses {
-			if s.State.Waiting != nil && s.State.Waiting.Reason == "ErrImageNeverPull" {
+			if w := s.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") {
 				return nil
 			}
 		}
 		return errors.New(flinkpod.DescribePod(&stuck))
 	})
 	noticed := time.Now()
-	t.Logf("the first pod is stuck %.1f s after its start", noticed.Sub(began).Seconds())
-	create := creator(t, first.Namespace())
-	eventually(t, 30*time.Second, "both replicas of the webhook have stopped injecting", func(ctx context.Context) error {
-		for range 8 { // each of the two is asked, more likely than not
-			if err := create(ctx, nativeJobManager(), false); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	t.Logf("nothing is injected any more %.1f s later", time.Since(noticed).Seconds())
+	t.Logf("the first pod is stuck %.1f s after its start", noticed.Sub(begin).Seconds())
+	name := stuck.Namespace + "/" + stuck.Name
+	allWebhooks(t, 10*time.Second, "/readyz", "breaker: open since", "stuck: "+name+" (")
+	t.Logf("no replica injects any more, and each names the pod, %.1f s later", time.Since(noticed).Seconds())
 	if out, err := cluster.Run(limit(t), "kubectl", "logs", "-n", home, "-l", "app.kubernetes.io/component=webhook", "--tail=-1"); err != nil ||
-		!strings.Contains(out, stuck.Name) || !strings.Contains(out, "ErrImageNeverPull") {
-		t.Errorf("the webhook's log does not name pod %s: %v\n%s", stuck.Name, err, out)
+		strings.Count(out, `msg="no agents are injected for now: new pods start without one" pod=`+name) != replicasOf(t, "webhook") {
+		t.Errorf("not every replica's log says once that pod %s is stuck: %v\n%s", name, err, out)
 	}
 
 	// The next one starts, and so does the first one's successor.
+	begin = time.Now()
 	next := documentedSession(t, "stuck-next")
 	if pod := ready(t, next); isInjected(pod) {
 		t.Errorf("pod %s has an agent", pod.Name)
 	}
+	took := time.Since(begin)
+	t.Logf("the next one is ready after %.1f s, and one with an agent was after %.1f s", took.Seconds(), usual.Seconds())
+	if took > 3*usual+10*time.Second {
+		t.Error("the next one waited for something")
+	}
+	allWebhooks(t, 10*time.Second, "/metrics", "\nholdfast_webhook_stuck_pods 1\n", `holdfast_webhook_breaker_state{state="open"} 1`)
 	deletePod(t, first.Namespace(), stuck.Name)
 	if pod := ready(t, first); isInjected(pod) || pod.Name == stuck.Name {
 		t.Errorf("pod %s has an agent", pod.Name)
@@ -68,9 +75,47 @@ func TestAgentImageMissing(t *testing.T) {
 
 	// The image is there again: so are the agents.
 	check(t, holdfast.install(limit(t)))
-	eventually(t, time.Minute, "agents are injected again", func(ctx context.Context) error {
-		return create(ctx, nativeJobManager(), true)
+	parts(t) // those that leave serve on for a while
+	allWebhooks(t, 10*time.Second, "/metrics", "\nholdfast_webhook_stuck_pods 0\n", `holdfast_webhook_breaker_state{state="closed"} 1`)
+	deletePod(t, next.Namespace(), next.jobManager(t).Name)
+	if pod := ready(t, next); !isInjected(pod) {
+		t.Errorf("pod %s has no agent", pod.Name)
+	}
+}
+
+// allWebhooks waits until what each replica of the webhook answers has all the given words.
+func allWebhooks(t *testing.T, limit time.Duration, path string, words ...string) {
+	t.Helper()
+	want := replicasOf(t, "webhook")
+	eventually(t, limit, fmt.Sprintf("every replica of the webhook says %q", words), func(ctx context.Context) error {
+		pods, err := cluster.Set.CoreV1().Pods(home).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=webhook"})
+		if err != nil {
+			return err
+		}
+		if len(pods.Items) != want {
+			return fmt.Errorf("there are %d replicas, want %d", len(pods.Items), want)
+		}
+		for _, pod := range pods.Items {
+			text, err := cluster.Set.CoreV1().Pods(home).ProxyGet("http", pod.Name, "7071", path, map[string]string{"verbose": ""}).DoRaw(ctx)
+			if err != nil {
+				return err
+			}
+			for _, word := range words {
+				if !strings.Contains(string(text), word) {
+					return fmt.Errorf("%s does not say %q: %.2000s", pod.Name, word, text)
+				}
+			}
+		}
+		return nil
 	})
+}
+
+// replicasOf is how many pods a part of Holdfast is to have.
+func replicasOf(t *testing.T, part string) int {
+	t.Helper()
+	d, err := cluster.Set.AppsV1().Deployments(home).Get(limit(t), "holdfast-"+part, metav1.GetOptions{})
+	check(t, err)
+	return int(*d.Spec.Replicas)
 }
 
 // documentedSession starts the session cluster of Flink's documentation, in a namespace of its own.
@@ -114,19 +159,7 @@ func upgradeFor(t *testing.T, values ...string) {
 		}
 	})
 	check(t, holdfast.install(limit(t), set(values...)...))
-	// Those that leave serve on for a while.
-	eventually(t, time.Minute, "only the new pods are there", func(ctx context.Context) error {
-		pods, err := cluster.Set.CoreV1().Pods(home).List(ctx, metav1.ListOptions{})
-		if err != nil {
-			return err
-		}
-		for _, pod := range pods.Items {
-			if pod.DeletionTimestamp != nil {
-				return fmt.Errorf("pod %s is still leaving", pod.Name)
-			}
-		}
-		return nil
-	})
+	parts(t) // those that leave serve on for a while
 }
 
 // set makes helm's flags of values.

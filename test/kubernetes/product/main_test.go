@@ -5,6 +5,7 @@
 package product
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,14 +68,20 @@ func begin(ctx context.Context) (end func() error, err error) {
 	}
 	holdfast = &site{Rig: cluster, forwards: map[string]*replica{}}
 	undo = append(undo, func() error { holdfast.close(); return nil })
+	if cluster.Node == nil {
+		// All of it is removed at the end: nobody's own installation may be there.
+		if out, err := cluster.Run(ctx, "kubectl", "get", "namespace", home, "--ignore-not-found", "-o", "name"); err != nil || strings.TrimSpace(out) != "" {
+			return end, errors.Join(err, fmt.Errorf("the cluster of KUBECONFIG has a namespace %s already: try another cluster, or remove it", home))
+		}
+	}
+	if cluster.Node == nil || cluster.Node.Kept() {
+		undo = append(undo, func() error { return holdfast.uninstall(context.Background()) })
+	}
 	begin := time.Now()
 	if err := holdfast.install(ctx); err != nil {
 		return end, errors.Join(err, errors.New(holdfast.describe()))
 	}
 	tell.Sayf("from helm install to ready: %.1f s", time.Since(begin).Seconds())
-	if cluster.Node == nil || cluster.Node.Kept() {
-		undo = append(undo, func() error { return holdfast.uninstall(context.Background()) })
-	}
 	return end, nil
 }
 
@@ -107,11 +114,9 @@ func repository() (string, error) {
 
 // values are what the chart is installed with: the image that was loaded, and little else, since it must work with its defaults.
 func (s *site) values() []string {
-	if repo := os.Getenv("HOLDFAST_TEST_IMAGE"); repo != "" {
-		name, tag, _ := strings.Cut(repo, ":")
-		return []string{"--set", "image.repository=" + name, "--set", "image.tag=" + tag}
-	}
-	args := []string{"--set", "image.repository=docker.io/library/holdfast", "--set", "image.tag=dev"}
+	image := cmp.Or(os.Getenv("HOLDFAST_TEST_IMAGE"), "docker.io/library/holdfast:dev")
+	at := strings.LastIndexByte(image, ':') // a registry may have a port, too
+	args := []string{"--set", "image.repository=" + image[:at], "--set", "image.tag=" + image[at+1:]}
 	if file := os.Getenv("HOLDFAST_TEST_VALUES"); file != "" {
 		args = append(args, "--values", file)
 	}

@@ -90,6 +90,33 @@ func (s *site) until(t *testing.T, jobs flinkJobs, limit time.Duration, want str
 	}
 }
 
+// everywhere waits until every replica shows a job of a cluster as wanted, and says how long that took.
+func (s *site) everywhere(t *testing.T, jobs flinkJobs, limit time.Duration, want string) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	eventually(t, limit, jobs.cluster+" is shown by all as "+want, func(ctx context.Context) error {
+		pods, err := s.aggregators(ctx)
+		if err != nil {
+			return err
+		}
+		replicas := s.replicas(ctx)
+		if len(replicas) == 0 || len(replicas) < len(pods) {
+			return fmt.Errorf("%d of %d replicas can be asked", len(replicas), len(pods))
+		}
+		for _, r := range replicas {
+			all, err := r.jobs(ctx, jobs.namespace, jobs.cluster)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(all, func(v verdict) bool { return strings.HasPrefix(v.String(), want) }) {
+				return fmt.Errorf("%s shows %v", r.pod, all)
+			}
+		}
+		return nil
+	})
+	return time.Since(begin)
+}
+
 // jobs asks the replicas one after another until one answers.
 func (s *site) jobs(ctx context.Context, jobs flinkJobs) (all []verdict, err error) {
 	err = errors.New("there is no replica of the aggregator")
@@ -149,6 +176,9 @@ func (r *recorder) note(replica string, all []verdict) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.answers[replica]++
+	if len(all) == 0 && len(r.sights) > 0 && time.Since(r.begin)-r.sights[0].at > time.Second {
+		all = []verdict{{JobID: "(no job)", State: "NOTHING"}} // though a job was shown before
+	}
 	for _, v := range all {
 		key := replica + " " + v.JobID
 		if is := v.String(); r.now[key] != is {

@@ -4,6 +4,8 @@ package product
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,10 +18,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/holdfast-dev/holdfast/etcd"
+	"github.com/holdfast-dev/holdfast/record"
 	"github.com/holdfast-dev/holdfast/test/flink/flinkproc"
 	"github.com/holdfast-dev/holdfast/test/kubernetes/flinkpod"
+	"github.com/holdfast-dev/holdfast/test/kubernetes/rig"
 )
 
 // Every pod of Holdfast is replaced, and again by a rollback, while jobs run: no JobManager notices, nothing is shown that is not so,
@@ -57,11 +64,21 @@ func TestUpgrade(t *testing.T) {
 			return err
 		}},
 	} {
-		begin := time.Now()
+		before, begin := parts(t), time.Now()
 		check(t, step.do())
 		t.Logf("%s took %.1f s", step.what, time.Since(begin).Seconds())
 		for _, r := range jobs {
-			holdfast.until(t, r.jobs(), again, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
+			took := holdfast.everywhere(t, r.jobs(), again, "RUNNING Witnessed over=no attempt=1")
+			t.Logf("%s is witnessed, as every replica says, %.1f s later", r.ID(), took.Seconds())
+		}
+		after := parts(t)
+		for uid, name := range before {
+			if after[uid] != "" {
+				t.Errorf("%s left pod %s as it was, so it proves nothing", step.what, name)
+			}
+		}
+		if len(after) != len(before) {
+			t.Errorf("after %s Holdfast has the pods %v, and had %v", step.what, after, before)
 		}
 	}
 	t.Logf("%d JobManagers were created meanwhile", created())
@@ -71,25 +88,60 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// createThroughout creates JobManagers one after another, of which nothing stays, and fails the test for each that gets no agent. What it
-// gives ends it, and says how many there were.
+// parts are the names of Holdfast's pods by their uids, once those that leave are gone.
+func parts(t *testing.T) map[types.UID]string {
+	t.Helper()
+	var names map[types.UID]string
+	eventually(t, 2*time.Minute, "Holdfast is whole", func(ctx context.Context) error {
+		names = map[types.UID]string{}
+		pods, err := cluster.Set.CoreV1().Pods(home).List(ctx, metav1.ListOptions{
+			LabelSelector: "app.kubernetes.io/instance=holdfast,app.kubernetes.io/component in (aggregator,webhook,etcd)",
+		})
+		if err != nil {
+			return err
+		}
+		for _, pod := range pods.Items {
+			if pod.DeletionTimestamp != nil || !rig.Ready(&pod) {
+				return errors.New(flinkpod.DescribePod(&pod))
+			}
+			names[pod.UID] = pod.Name
+		}
+		if len(names) == 0 {
+			return errors.New("it has no pods")
+		}
+		return nil
+	})
+	return names
+}
+
+// createThroughout creates JobManagers, some dozens a second, of which nothing stays. What it gives ends it, says how many there were, and
+// fails the test if any was refused or got no agent.
 func createThroughout(t *testing.T, namespace string) (created func() int64) {
 	t.Helper()
-	create := creator(t, namespace)
+	create, pod := creator(t, namespace), flinkMade(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	var n atomic.Int64
+	var n, bad atomic.Int64
 	var done sync.WaitGroup
-	done.Go(func() {
-		for ctx.Err() == nil {
-			if err := create(ctx, nativeJobManager(), true); err != nil && ctx.Err() == nil {
-				t.Errorf("a JobManager created at %s: %v", time.Now().Format(time.TimeOnly), err)
+	for range 4 { // a replica that leaves too early is missed for tenths of a second
+		done.Go(func() {
+			for ctx.Err() == nil {
+				if err := create(ctx, pod, true); err != nil && ctx.Err() == nil && bad.Add(1) <= 5 {
+					t.Logf("a JobManager created at %s: %v", time.Now().Format(time.TimeOnly), err)
+				}
+				n.Add(1)
+				time.Sleep(50 * time.Millisecond)
 			}
-			n.Add(1)
-			time.Sleep(100 * time.Millisecond)
-		}
-	})
+		})
+	}
 	t.Cleanup(func() { cancel(); done.Wait() })
-	return func() int64 { cancel(); done.Wait(); return n.Load() }
+	return func() int64 {
+		cancel()
+		done.Wait()
+		if bad.Load() > 0 {
+			t.Errorf("%d of %d JobManagers were refused, or got no agent", bad.Load(), n.Load())
+		}
+		return n.Load()
+	}
 }
 
 // untouched fails the test unless a cluster still has the same JobManager, none of whose containers was ever restarted.
@@ -116,7 +168,13 @@ func TestUninstall(t *testing.T) {
 	known := application(t, flinkpod.Options{Dist: dists[len(dists)-1], Namespace: ns, ID: "known"}, flinkproc.Job{})
 	before := holdfast.until(t, known.jobs(), 10*time.Second, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
 	pod := known.jobManager(t).Name
-	_, err := cluster.Run(limit(t), "helm", "uninstall", "holdfast", "--namespace", home, "--wait")
+	kept := stored(t, "history/"+ns+"/")
+	if len(kept) == 0 {
+		t.Error("etcd has no history of the job")
+	}
+	claims, err := cluster.Run(limit(t), "kubectl", "get", "pvc", "-n", home, "-l", "app.kubernetes.io/instance=holdfast", "-o", "name")
+	check(t, err)
+	_, err = cluster.Run(limit(t), "helm", "uninstall", "holdfast", "--namespace", home, "--wait")
 	check(t, err)
 	restored := false
 	t.Cleanup(func() {
@@ -129,16 +187,16 @@ func TestUninstall(t *testing.T) {
 		}
 	})
 	// What Holdfast must not lose stays; the rest goes, pods in their own time.
-	stays := []string{"secret/holdfast-etcd-ca", "configmap/holdfast-etcd-ca", "configmap/holdfast-site", "configmap/kube-root-ca.crt"}
+	stays := append(strings.Fields(claims), "configmap/holdfast-etcd-ca", "secret/holdfast-etcd-ca")
+	slices.Sort(stays)
 	eventually(t, time.Minute, "all else is gone", func(ctx context.Context) error {
-		left, err := cluster.Run(ctx, "kubectl", "get", "all,secrets,configmaps,pvc,pdb,networkpolicies,roles,rolebindings", "-n", home, "-o", "name")
+		left, err := cluster.Run(ctx, "kubectl", "get", "all,secrets,configmaps,pvc,pdb,networkpolicies,roles,rolebindings", "-n", home,
+			"-l", "app.kubernetes.io/instance=holdfast,app.kubernetes.io/component!=test", "-o", "name")
 		if err != nil {
 			return err
 		}
-		for name := range strings.FieldsSeq(left) {
-			if !slices.Contains(stays, name) && !strings.HasPrefix(name, "persistentvolumeclaim/") {
-				return fmt.Errorf("%s is left", name)
-			}
+		if diff := cmp.Diff(stays, slices.Sorted(strings.FieldsSeq(left))); diff != "" {
+			return fmt.Errorf("-wanted +left:\n%s", diff)
 		}
 		return nil
 	})
@@ -149,7 +207,9 @@ func TestUninstall(t *testing.T) {
 	if pod := fresh.jobManager(t); isInjected(pod) {
 		t.Errorf("pod %s has an agent, of a Holdfast that is not there", pod.Name)
 	}
-	untouched(t, known, pod)
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Second) {
+		untouched(t, known, pod)
+	}
 
 	begin := time.Now()
 	check(t, holdfast.install(limit(t)))
@@ -160,6 +220,12 @@ func TestUninstall(t *testing.T) {
 	if after.JobID != before.JobID {
 		t.Errorf("job %s is shown, and it was %s", after.JobID, before.JobID)
 	}
+	now := stored(t, "history/"+ns+"/")
+	for key, revision := range kept {
+		if now[key] != revision {
+			t.Errorf("%s was written at revision %d, and is now of revision %d: the data did not outlive the release", key, revision, now[key])
+		}
+	}
 	untouched(t, known, pod)
 }
 
@@ -168,22 +234,48 @@ func TestHelmTest(t *testing.T) {
 	test := func(timeout string) (string, error) {
 		return cluster.Run(limit(t), "helm", "test", "holdfast", "--namespace", home, "--logs", "--timeout", timeout)
 	}
-	if out, err := test("2m"); err != nil || !strings.Contains(out, "Succeeded") {
-		t.Errorf("it works, and helm test says %v\n%s", err, out)
+	passes := func() {
+		if out, err := test("2m"); err != nil || !strings.Contains(out, "Succeeded") {
+			t.Errorf("it works, and helm test says %v\n%s", err, out)
+		}
 	}
+	passes()
 	t.Run("without an aggregator", func(t *testing.T) {
 		without("deployment/holdfast-aggregator")(t)
-		if out, err := test("20s"); err == nil {
-			t.Errorf("there is no aggregator, and helm test finds nothing wrong:\n%s", out)
+		out, err := test("20s")
+		if err == nil {
+			t.Fatalf("there is no aggregator, and helm test finds nothing wrong:\n%s", out)
+		}
+		// helm's own words, and with them the pod's log.
+		if told := out + err.Error(); !strings.Contains(told, "the API cannot be reached") || !strings.Contains(told, "holdfast-aggregator."+home) {
+			t.Errorf("helm test does not say what is wrong: %s", told)
 		}
 	})
+	passes()
 }
 
 // A name that another cluster took is refused: the one who comes second says so, is never ready, and changes nothing.
 func TestForeignSite(t *testing.T) {
 	const other = "holdfast-other"
+	ns := namespace(t, "foreign", nil)
+	r := application(t, flinkpod.Options{Dist: cluster.Flinks[0], Namespace: ns, ID: "orders"}, flinkproc.Job{})
+	holdfast.everywhere(t, r.jobs(), 10*time.Second, "RUNNING Witnessed over=no attempt=1")
 	ctx := limit(t)
-	before := identity(t)
+	mine := []string{"identity", "verdicts/" + ns + "/", "history/" + ns + "/", "agents/" + ns + "/"}
+	before := stored(t, mine...)
+	eventually(t, time.Minute, "the job has settled", func(context.Context) error {
+		time.Sleep(5 * time.Second)
+		last := before
+		before = stored(t, mine...)
+		if diff := cmp.Diff(last, before); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
+	if len(before) < 4 {
+		t.Errorf("etcd has only %v of a job that runs", before)
+	}
+	shown := holdfast.record(t, r.jobs())
 	_, err := cluster.Run(ctx, "kubectl", "create", "namespace", other)
 	check(t, err)
 	t.Cleanup(func() {
@@ -224,36 +316,48 @@ func TestForeignSite(t *testing.T) {
 		}
 		return err
 	})
-	pods, err := cluster.Set.CoreV1().Pods(other).List(ctx, metav1.ListOptions{})
-	check(t, err)
-	for _, pod := range pods.Items {
-		for _, s := range pod.Status.ContainerStatuses {
-			if s.Ready {
-				t.Errorf("container %s of pod %s is ready", s.Name, pod.Name)
-			}
+	// However often it starts.
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+		pods, err := cluster.Set.CoreV1().Pods(other).List(ctx, metav1.ListOptions{})
+		check(t, err)
+		if len(pods.Items) != 1 {
+			t.Fatalf("it has %d pods, want one", len(pods.Items))
+		}
+		if pod := pods.Items[0]; rig.Ready(&pod) {
+			t.Fatalf("pod %s is ready", pod.Name)
 		}
 	}
-	if after := identity(t); after != before {
-		t.Errorf("the site is %s now, and was %s", after, before)
+	shown.only(t, "RUNNING Witnessed over=no attempt=1")
+	if diff := cmp.Diff(before, stored(t, mine...)); diff != "" {
+		t.Errorf("keys of the first one, and the revisions at which they were written: -before +after\n%s", diff)
 	}
 }
 
-// identity is what the site says of itself.
-func identity(t *testing.T) (is string) {
+// stored asks etcd for what it has of the site at keys that begin so, and gives the revisions at which it was written.
+func stored(t *testing.T, beginnings ...string) map[string]int64 {
 	t.Helper()
-	eventually(t, time.Minute, "the site answers", func(ctx context.Context) error {
-		err := errors.New("there is no aggregator")
-		for _, r := range holdfast.replicas(ctx) {
-			var status struct {
-				Site  string
-				Epoch int64
-			}
-			if err = r.ask(ctx, "/api/v1/status", &status); err == nil {
-				is = fmt.Sprintf("%s, epoch %d", status.Site, status.Epoch)
-				return nil
-			}
-		}
-		return err
+	ca, err := cluster.Set.CoreV1().ConfigMaps(home).Get(limit(t), "holdfast-etcd-ca", metav1.GetOptions{})
+	check(t, err)
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ca.Data["ca.crt"])) {
+		t.Fatal("etcd's authority has no certificate")
+	}
+	forward, err := holdfast.startForward("holdfast-etcd-0", "2379")
+	check(t, err)
+	defer forward.end()
+	<-forward.ready
+	client, err := etcd.Dial(t.Context(), etcd.Options{
+		Endpoints: []string{"https://127.0.0.1:" + forward.port}, TLS: &tls.Config{RootCAs: roots, ServerName: "holdfast-etcd." + home + ".svc"},
 	})
-	return is
+	check(t, err)
+	defer client.Close()
+	revisions := map[string]int64{}
+	for _, beginning := range beginnings {
+		pairs, _, err := etcd.ReadAll(limit(t), client, record.SitePrefix("default")+beginning, 100)
+		check(t, err)
+		for _, pair := range pairs {
+			revisions[pair.Key] = pair.ModRevision
+		}
+	}
+	return revisions
 }

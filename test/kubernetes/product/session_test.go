@@ -118,6 +118,10 @@ func (r *running) checkHistory(t *testing.T, id string, states ...string) {
 	t.Logf("the history of %s: %v", id[:8], entries)
 	next, ran, last := 0, false, ""
 	for i, e := range entries {
+		// While Flink starts, a busy machine may keep an agent from speaking in time; then it says the same once more.
+		if !ran && e.Certainty == "Held" && e.Sequence == i+1 && i+1 < len(entries) && entries[i+1].State == e.State {
+			continue
+		}
 		at := slices.Index(states[next:], e.State)
 		if at < 0 || e.Sequence != i+1 || e.Kind != "transition" || e.Certainty != "Witnessed" || e.Attempt.Number != 1 {
 			t.Fatalf("entry %d is %+v, and of %v only %v may come next", i+1, e, states, states[next:])

@@ -96,7 +96,7 @@ func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
 	}
 	if r == nil {
 		var err error
-		if r, err = s.startForward(pod); err != nil {
+		if r, err = s.startForward(pod, "7070"); err != nil {
 			s.mu.Unlock()
 			return nil, err
 		}
@@ -116,8 +116,8 @@ func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
 	return r, nil
 }
 
-func (s *site) startForward(pod string) (*replica, error) {
-	cmd := exec.Command(s.Program("kubectl"), "-n", home, "port-forward", "pod/"+pod, ":7070")
+func (s *site) startForward(pod, port string) (*replica, error) {
+	cmd := exec.Command(s.Program("kubectl"), "-n", home, "port-forward", "pod/"+pod, ":"+port)
 	cmd.Env = append(os.Environ(), s.Env()...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -144,17 +144,22 @@ func (s *site) startForward(pod string) (*replica, error) {
 	return r, nil
 }
 
+// end ends the forward.
+func (r *replica) end() {
+	select {
+	case <-r.ended:
+	default:
+		r.cmd.Process.Signal(syscall.SIGTERM)
+		<-r.ended
+	}
+}
+
 // close ends the forwards.
 func (s *site) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.forwards {
-		select {
-		case <-r.ended:
-		default:
-			r.cmd.Process.Signal(syscall.SIGTERM)
-			<-r.ended
-		}
+		r.end()
 	}
 }
 
