@@ -56,10 +56,6 @@ func (h *hearing) await(t *testing.T, what string, wanted func(Told) bool) Told 
 	}
 }
 
-func beat(reach job.Reach) func(Told) bool {
-	return func(t Told) bool { return t.Beat != nil && t.Beat.Reach == reach }
-}
-
 func state(id string, want job.State) func(Told) bool {
 	return func(t Told) bool {
 		return slices.ContainsFunc(t.Reports, func(r *evidence.Report) bool { return r.JobID == id && r.State == want })
