@@ -3,6 +3,8 @@
 package product
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -44,9 +46,16 @@ func figureStart(t *testing.T) {
 		if isInjected(pod) != injected {
 			t.Fatalf("pod %s has an agent: %t", pod.Name, !injected)
 		}
-		lives.mu.Lock()
-		took[injected] = append(took[injected], lives.all[pod.Name].ready.Sub(lives.all[pod.Name].created))
-		lives.mu.Unlock()
+		eventually(t, 10*time.Second, "the watch has seen it, too", func(context.Context) error {
+			lives.mu.Lock()
+			defer lives.mu.Unlock()
+			one := lives.all[pod.Name]
+			if one == nil || one.ready.IsZero() {
+				return fmt.Errorf("pod %s: %+v", pod.Name, one)
+			}
+			took[injected] = append(took[injected], one.ready.Sub(one.created))
+			return nil
+		})
 		check(t, r.Remove(limit(t)))
 	}
 	for _, injected := range []bool{true, false} {
