@@ -205,9 +205,12 @@ var waitsFor = map[string]string{
 	"JobUnanswered": "The JobManager answering about this job again. It leaves jobs out of its list whose JobMaster is slow.",
 	"JobMissing": "The JobManager listing the job again. If it has high availability off and still denies the job after 10 minutes " +
 		"(after the grace time, where it runs a newer job), the job counts as over.",
-	"Vanished":         "Proof of how it ended: Flink's archive, or an agent's last words. Or a new attempt of the job.",
-	"Replaced":         "Proof of how it ended: Flink's archive, or an agent's last words. The pipeline's newer job has a verdict of its own.",
-	"AlreadyDone":      "Proof of how it ended. Flink itself says only that it ended in an earlier life of the cluster.",
+	"Vanished":    "Proof of how it ended: Flink's archive, or an agent's last words. Or a new attempt of the job.",
+	"Replaced":    "Proof of how it ended: Flink's archive, or an agent's last words. The pipeline's newer job has a verdict of its own.",
+	"AlreadyDone": "Proof of how it ended. Flink itself says only that it ended in an earlier life of the cluster.",
+	"JobManagerDown": "A JobManager of the cluster starting again, and taking the job up. The job is over only when its Deployment or Job is gone, " +
+		"and no high-availability record names it.",
+	"ContainerExited":  "Proof of how it ended: Flink's archive, or an agent's last words. Or a new attempt of the job.",
 	"StoreUnreachable": "The server reaching etcd, and reading this job's record, again. 'holdfast status' shows which source is sick.",
 	"NoSettler":        "An aggregator leading again. 'holdfast status' shows whether one does.",
 }
