@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -402,5 +403,28 @@ func TestLeavesWithoutEtcd(t *testing.T) {
 	}
 	if !strings.Contains(w.log.String(), "leaves without a goodbye") {
 		t.Error("the log does not say that the reports are lost")
+	}
+}
+
+// That a store was set back shows by a revision below one that was read, too: an agent that writes rarely knows the store's revision only from
+// reading.
+func TestSetBackBelowWhatWasRead(t *testing.T) {
+	w := evidence.Agent{Namespace: "team", Cluster: "orders", PodUID: "uid-1"}
+	p := newPost(Options{Site: testSite, Agent: w, Log: slog.New(slog.DiscardHandler)}, nil, time.Now())
+	report := &evidence.Report{Agent: w, JobID: strings.Repeat("a", 32), Session: "s", Sequence: 1, State: job.Running, Known: job.Yes}
+	p.letters[report.JobID] = &letter{id: report.JobID, report: report, revision: 10, tokens: tokenLimit}
+	p.highest = 10
+	key, value := record.ReportKey(testSite, w, report.JobID), record.EncodeReport(*report)
+
+	// A write of it that was given up has landed since, the same, at revision 50.
+	p.compare(reading{pairs: []etcd.Pair{{Key: key, Value: value, ModRevision: 50}}, revision: 60, floor: p.highest},
+		map[string]etcd.Pair{report.JobID: {Key: key, Value: value, ModRevision: 50}})
+	if p.letters[report.JobID].queued {
+		t.Fatal("what lies in etcd as it should is written again")
+	}
+	// And now the store is at revision 40, without it.
+	found := p.compare(reading{revision: 40, floor: p.highest}, nil)
+	if found.different != 1 || !p.letters[report.JobID].queued {
+		t.Errorf("%d differ, and the report is queued: %t", found.different, p.letters[report.JobID].queued)
 	}
 }

@@ -110,6 +110,7 @@ func (p *post) compare(r reading, stored map[string]etcd.Pair) (found findings) 
 	if anew {
 		p.highest = r.revision
 	}
+	p.highest = max(p.highest, r.revision)
 	beat, beats := r.find(p.beatIn)
 	hangs := beats && p.lease != 0 && beat.Lease == int64(p.lease)
 	same := !anew && (hangs || p.holds(stored))
