@@ -381,8 +381,13 @@ func (c *Core) reported(in Reported) {
 	}
 	s := &e.sights[i]
 	s.told = c.health.sources[Agents].rounds
-	if old := s.report; old != nil && old.Session == r.Session && old.Sequence > r.Sequence {
-		return // S7: a write whose outcome was unknown came late
+	if old := s.report; old != nil && old.Session == r.Session {
+		switch {
+		case old.Sequence > r.Sequence:
+			return // S7: a write whose outcome was unknown came late
+		case old.Sequence == r.Sequence && s.revision == in.Revision && in.Revision > 0 && !s.unreadable:
+			return // a list tells it once more, which proves nothing new
+		}
 	}
 	was := s.live()
 	s.report, s.revision, s.unreadable = r, in.Revision, false
@@ -533,7 +538,9 @@ func (c *Core) cluster(key job.ClusterKey) *cluster {
 // drop takes the i-th sight from a job. What it proved, it has proved.
 func (c *Core) drop(e *entry, i int) {
 	s := e.sights[i]
-	e.proven = max(e.proven, s.provenAt(c.followedOf(s.by)))
+	if v := &e.account.Verdict; s.report != nil && s.report.StartTime == v.Attempt.StartTime && s.report.State == v.State {
+		e.proven = max(e.proven, s.provenAt(c.followedOf(s.by)))
+	}
 	s.by.reported--
 	e.sights = slices.Delete(e.sights, i, i+1)
 	c.release(s.by)

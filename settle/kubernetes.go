@@ -115,6 +115,13 @@ func (c *Core) podsSynced(round uint32) {
 	for _, cl := range c.clusters {
 		c.noteDown(cl)
 	}
+	// Whoever fell silent with its container accuses nobody, whichever of the two was told first.
+	for w := range c.health.lost {
+		if c.stopped(w.agent) {
+			c.excuse(w)
+		}
+	}
+	c.judgeSilence()
 }
 
 // noteDown starts or stops the clock of a cluster that has no running JobManager, and says whether it did. Nothing is known of pods of
@@ -317,7 +324,7 @@ func (c *Core) endProbes() {
 func (c *Core) silence(w *witness) {
 	was := *w
 	w.beating = false
-	c.turn(w, was, c.now)
+	c.turn(w, was, min(c.now, c.health.ticked+c.cfg.Tick)) // a settler that stood still did not look either
 	if cl := c.clusters[w.agent.ClusterKey()]; cl != nil {
 		for _, e := range cl.jobs {
 			if i := e.sightBy(w); i >= 0 {
@@ -365,7 +372,7 @@ func (j *judgement) concludeDown() {
 		if p := j.onlyLife(); p != nil && j.exits(p) {
 			return
 		}
-		if cl.work != nil && (cl.work.There == job.No || cl.work.Ended) {
+		if cl.work != nil && (cl.work.There == job.No || cl.work.Ended) || j.forgottenWorkload() {
 			j.infer(job.Unknown, endings, job.Yes, job.Vanished, job.ViaWorkload)
 			return
 		}
@@ -373,6 +380,20 @@ func (j *judgement) concludeDown() {
 	if v.State != job.Suspended || v.Certainty != job.Inferred && v.Certainty != job.Witnessed {
 		j.infer(job.Suspended, 0, job.No, job.JobManagerDown, job.ViaWorkload)
 	}
+}
+
+// forgottenWorkload says that nobody knows what made the cluster's pods, so that it cannot be asked for, and that no JobManager has come
+// for as long as would do for one that denies the job.
+func (j *judgement) forgottenWorkload() bool {
+	c, cl := j.core, j.entry.cluster
+	if cl.suspect() != (job.Workload{}) {
+		return false
+	}
+	left := c.cfg.Missing - c.health.podsGrace(cl.down-1)
+	if left > 0 {
+		j.wake = min(j.wake, c.now+left)
+	}
+	return left <= 0
 }
 
 // check asks the API server for what is not known yet, or may have changed. It says when it will be asked again, and whether it has not

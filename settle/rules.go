@@ -166,10 +166,14 @@ func (j *judgement) speaker(waiting []*sight) (best *sight, bestRank int) {
 	return best, bestRank
 }
 
-// before orders sights of one rank. What silent agents left is replayed in the order in which the store received it. Between live witnesses
-// the lower pod uid speaks: every settler must choose alike, in whatever order it heard them.
+// before orders sights of one rank. What silent agents left is replayed in the order in which the store received it, and so are attempts that
+// nobody knew of: the last one stands. What probes saw of those is the newest. Between live witnesses of one attempt the lower pod uid speaks:
+// every settler must choose alike, in whatever order it heard them.
 func (s *sight) before(other *sight, rank int) bool {
-	if rank == formerSight && s.revision != other.revision {
+	if rank == liveAttempt && s.by.agent.Probe != other.by.agent.Probe && s.report.StartTime != other.report.StartTime {
+		return other.by.agent.Probe
+	}
+	if (rank == formerSight || rank == liveAttempt && s.report.StartTime != other.report.StartTime) && s.revision != other.revision {
 		return s.revision < other.revision
 	}
 	if s.by.agent.PodUID != other.by.agent.PodUID {
