@@ -241,11 +241,10 @@ func (a *Aggregator) lead(ctx context.Context) {
 		case <-snapshot.Changed():
 		}
 	}
-	value := record.EncodeLeader(record.SiteLeader{
-		Name: a.o.Name, Address: a.Address(), Since: job.StampOf(time.Now().UnixMilli()),
-	})
+	since := job.StampOf(time.Now().UnixMilli())
+	leader := record.SiteLeader{Name: a.o.Name, Address: a.Address(), Since: since, Ticked: since}
 	o := etcd.LeadOptions{
-		Key: record.LeaderKey(a.o.Site), Value: value, TTL: a.o.LeaderLease, Alive: a.settler.alive,
+		Key: record.LeaderKey(a.o.Site), Value: record.EncodeLeader(leader), TTL: a.o.LeaderLease, Alive: a.settler.alive,
 		OnLoss: func(l etcd.Loss) {
 			a.o.Log.Warn("not leading", "reason", l.Reason.String(), "error", l.Err)
 		},
@@ -259,6 +258,7 @@ func (a *Aggregator) lead(ctx context.Context) {
 		defer stop()
 		var all sync.WaitGroup
 		all.Go(func() { a.keepEpoch(ctx, term) })
+		all.Go(func() { a.showLife(ctx, term, leader) })
 		if err := a.settler.reign(ctx, term); err != nil && ctx.Err() == nil {
 			a.o.Log.Error("the settler stopped", "error", err)
 		}
@@ -266,6 +266,30 @@ func (a *Aggregator) lead(ctx context.Context) {
 		all.Wait()
 		a.o.Log.Info("led", "name", a.o.Name)
 	})
+}
+
+// showLife writes down, a few times in each hold time, that the settler hears everything and judges by it. A board that misses this
+// for a hold time shows nothing as Witnessed: that somebody holds the leader's lease says nothing of that (S13).
+func (a *Aggregator) showLife(ctx context.Context, term etcd.Term, leader record.SiteLeader) {
+	ticker := time.NewTicker(a.o.Settle.Tick)
+	defer ticker.Stop()
+	for written := (time.Time{}); ; {
+		if now := time.Now(); a.settler.judges() && now.Sub(written) >= a.o.Settle.Hold/3 {
+			leader.Ticked = job.StampOf(now.UnixMilli())
+			bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+			_, err := etcd.Commit(bounded, a.o.Etcd, []etcd.Guard{term.Guard()},
+				[]etcd.Op{{Key: term.Key, Value: record.EncodeLeader(leader), Lease: term.Lease}})
+			cancel()
+			if err == nil {
+				written = now
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
 }
 
 // keepEpoch gives the site a new epoch whenever the store lost its past, or somebody took the site's identity away, so that

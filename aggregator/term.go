@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/holdfast-dev/holdfast/aggregator/api"
+	"github.com/holdfast-dev/holdfast/aggregator/intake"
 	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/job"
 	"github.com/holdfast-dev/holdfast/settle"
@@ -25,11 +26,14 @@ type settler struct {
 	client  *clientv3.Client
 	log     *slog.Logger
 	metrics *metrics
-	// core is kept from reign to reign, as long as nobody else reigned in between: if etcd lost its data, this memory is all there is.
+	// core is of one reign. Where etcd has lost its past since, and nobody else reigned, the next reign keeps it: this memory is all there is.
 	core *settle.Core
 	// outdated says that somebody else reigned, and knows better.
 	outdated atomic.Bool
-	begin    time.Time
+	// bereft says that the store has lost its past, and may not have been given all of it back yet; lives are the epochs that were listed last.
+	bereft bool
+	lives  [2]int64
+	begin  time.Time
 	// condition is the one told last: a store that was emptied is to have it again.
 	condition *settle.Condition
 	// writing are the jobs with a write under way, and whether etcd has carried it out.
@@ -37,7 +41,14 @@ type settler struct {
 
 	reigning atomic.Bool
 	ticked   atomic.Int64 // when the core last took a Tick, in nanoseconds since begin
-	sources  [3]sourceState
+	// told says of which stores the core was told all, and whole that it was of both when it last took a Tick.
+	told  [2]bool
+	whole atomic.Bool
+	// owed are the jobs whose last write failed, until it is known whether the core still wants it: what is served of them may be old. behind
+	// says that there are some.
+	owed    map[job.Key]struct{}
+	behind  atomic.Bool
+	sources [3]sourceState
 
 	kubernetes Kubernetes // nil where there is none
 	version    string
@@ -58,12 +69,16 @@ type sourceState struct {
 const inboxSize = 64
 
 func newSettler(site string, cfg settle.Config, client *clientv3.Client, log *slog.Logger, m *metrics) *settler {
-	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]bool{}}
+	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]bool{}, owed: map[job.Key]struct{}{}}
 }
 
 // reign settles until ctx ends.
 func (s *settler) reign(ctx context.Context, term etcd.Term) error {
-	if s.outdated.Swap(false) || s.core == nil {
+	lost, err := s.storeLostItsPast(ctx)
+	if err != nil {
+		return err
+	}
+	if s.outdated.Swap(false) || s.core == nil || !lost {
 		s.writing, s.condition = map[job.Key]bool{}, nil
 		core, err := settle.New(s.cfg)
 		if err != nil {
@@ -77,6 +92,8 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	for i := range s.sources {
 		s.sources[i].heard.Store(now)
 	}
+	s.told = [2]bool{}
+	s.whole.Store(false)
 	s.reigning.Store(true)
 	defer s.reigning.Store(false)
 
@@ -126,6 +143,29 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	return ctx.Err()
 }
 
+// storeLostItsPast says whether etcd was replaced, or set back, since the last reign. Whatever this replica remembers beyond what lies there is
+// of use then only: otherwise another may have reigned unseen, and forgotten what this one would bring back.
+func (s *settler) storeLostItsPast(ctx context.Context) (bool, error) {
+	for ctx.Err() == nil {
+		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+		now, err := etcd.Where(bounded, s.client)
+		cancel()
+		if err == nil {
+			lost := s.bereft
+			for _, i := range []settle.Source{settle.Agents, settle.Verdicts} {
+				last := s.sources[i].last
+				lost = lost || now.Before(etcd.Position{ClusterID: last.ClusterID, Revision: last.Revision, Term: last.Term})
+			}
+			return lost, nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(writeRetry):
+		}
+	}
+	return false, ctx.Err()
+}
+
 // loop is the only place where the core is touched during a reign. It waits for nothing but events.
 func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcomes <-chan outcome, w *writer) {
 	tick := time.NewTicker(s.cfg.Tick)
@@ -137,6 +177,12 @@ func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcome
 		case <-tick.C:
 			s.step(settle.Tick{}, w)
 			s.ticked.Store(s.since())
+			s.settleDebts()
+			whole := s.told[settle.Agents] && s.told[settle.Verdicts]
+			s.whole.Store(whole)
+			if whole && len(s.owed)+len(s.writing) == 0 {
+				s.bereft = false
+			}
 		case batch := <-inbox:
 			for _, input := range batch {
 				s.step(input, w)
@@ -156,10 +202,20 @@ func (s *settler) step(input settle.Input, w *writer) {
 	switch in := input.(type) {
 	case settle.Stored:
 		delete(s.writing, in.Account.Key)
+		delete(s.owed, in.Account.Key)
 	case settle.Erased:
 		delete(s.writing, in.Key)
+		delete(s.owed, in.Key)
 	case settle.NotWritten:
 		delete(s.writing, in.Key)
+		s.owed[in.Key] = struct{}{}
+		s.behind.Store(true)
+	case settle.Listing:
+		s.noteLife(in)
+	case settle.Synced:
+		s.tell(in.Source, true)
+	case settle.Lost:
+		s.tell(in.Source, false)
 	}
 	now := time.Now()
 	effects := s.core.Step(settle.Event{At: now.Sub(s.begin), Wall: now.UnixMilli(), Input: input})
@@ -200,10 +256,12 @@ func (s *settler) step(input settle.Input, w *writer) {
 
 // follow brings one source in.
 func (s *settler) follow(ctx context.Context, source settle.Source, inbox chan<- []settle.Input) {
-	in := &intake{site: s.site, source: source, log: s.log, metrics: s.metrics}
+	in := &intake.Intake{
+		Site: s.site, Source: source, Unreadable: func(kind string) { s.metrics.unreadable.WithLabelValues(kind).Inc() }, Log: s.log,
+	}
 	state := &s.sources[source]
 	var base int64
-	o := etcd.FollowOptions{Prefix: in.prefix(), Progress: s.cfg.Silence / 3, Silence: s.cfg.Silence}
+	o := etcd.FollowOptions{Prefix: in.Prefix(), Progress: s.cfg.Silence / 3, Silence: s.cfg.Silence}
 	_ = etcd.Follow(ctx, s.client, o, func(u etcd.Update) {
 		if u.Kind == etcd.Lost {
 			why := u.Err.Error()
@@ -225,7 +283,7 @@ func (s *settler) follow(ctx context.Context, source settle.Source, inbox chan<-
 			state.epochs = u.Epoch
 		}
 		select {
-		case inbox <- in.events(u):
+		case inbox <- in.Events(u):
 		case <-ctx.Done():
 		}
 	})
@@ -251,6 +309,48 @@ func (s *settler) alive() error {
 		}
 	}
 	return nil
+}
+
+// noteLife notes in which of its lives a store is listed.
+func (s *settler) noteLife(in settle.Listing) {
+	if int(in.Source) < len(s.lives) {
+		s.bereft = s.bereft || s.lives[in.Source] > 0 && in.Epoch > s.lives[in.Source]
+		s.lives[in.Source] = in.Epoch
+	}
+}
+
+// tell notes whether the core was told all of a source, and has been told every change since.
+func (s *settler) tell(source settle.Source, all bool) {
+	if int(source) < len(s.told) {
+		s.told[source] = all
+	}
+	if !all {
+		s.whole.Store(false)
+	}
+}
+
+// settleDebts forgets the failed writes that the core has not asked for again with the Tick that came since.
+func (s *settler) settleDebts() {
+	for key := range s.owed {
+		if _, asked := s.writing[key]; !asked {
+			delete(s.owed, key)
+		}
+	}
+	s.behind.Store(len(s.owed) > 0)
+}
+
+// judges says whether the settler hears all that lies in etcd, and judges by it, now, and what it judged could be written.
+func (s *settler) judges() bool {
+	now := s.since()
+	if !s.reigning.Load() || !s.whole.Load() || s.behind.Load() || time.Duration(now-s.ticked.Load()) > s.cfg.Tick+s.cfg.Late {
+		return false
+	}
+	for _, i := range []settle.Source{settle.Agents, settle.Verdicts} {
+		if time.Duration(now-s.sources[i].heard.Load()) > s.cfg.Silence {
+			return false
+		}
+	}
+	return true
 }
 
 // health tells how the settler's sources are, while this replica leads.

@@ -16,6 +16,8 @@ type Term struct {
 	Key string
 	// CreateRevision is the revision at which the key was created for this reign. It grows from reign to reign.
 	CreateRevision int64
+	// Lease is what the key hangs on: whoever puts the key anew during the reign puts it there.
+	Lease clientv3.LeaseID
 }
 
 // Guard holds for as long as the reign lasts. A deposed leader that has not noticed yet is refused by it.
@@ -112,7 +114,7 @@ func (e *election) campaign(ctx context.Context) (held bool) {
 		[]Guard{{Key: e.o.Key}}, []Op{{Key: e.o.Key, Value: e.o.Value, Lease: id}})
 	cancel()
 	if err == nil {
-		e.rule(ctx, id, Term{Key: e.o.Key, CreateRevision: revision})
+		e.rule(ctx, id, Term{Key: e.o.Key, CreateRevision: revision, Lease: id})
 		return true
 	}
 	refused := errors.Is(err, ErrRefused) // by another who was faster, which is no news

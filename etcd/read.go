@@ -45,6 +45,27 @@ func Read(ctx context.Context, c *clientv3.Client, key string) (pair Pair, found
 	return pair, found, err
 }
 
+// Position is where a store stands. A store that was replaced, or set back, has another cluster id, or a lower revision or raft term than before.
+type Position struct {
+	ClusterID uint64
+	Revision  int64
+	Term      uint64
+}
+
+// Before says whether p is of a store that was replaced, or set back, since it stood at earlier.
+func (p Position) Before(earlier Position) bool {
+	return p.ClusterID != earlier.ClusterID || p.Revision < earlier.Revision || p.Term < earlier.Term
+}
+
+// Where asks, linearizably, where the store stands.
+func Where(ctx context.Context, c *clientv3.Client) (Position, error) {
+	_, _, header, err := read(ctx, c, "\x00")
+	if err != nil {
+		return Position{}, err
+	}
+	return Position{ClusterID: header.GetClusterId(), Revision: header.GetRevision(), Term: header.GetRaftTerm()}, nil
+}
+
 // read is Read and the header of the answer.
 func read(ctx context.Context, c *clientv3.Client, key string) (Pair, bool, *pb.ResponseHeader, error) {
 	var answer *clientv3.GetResponse

@@ -115,6 +115,11 @@ var kinds = []struct {
 		func(v any) []byte { return EncodeLeader(v.(SiteLeader)) },
 		func(data []byte) (any, error) { return DecodeLeader(data) },
 	},
+	{
+		"leader-ticked", SiteLeader{Name: "aggregator-0", Since: at, Ticked: later},
+		func(v any) []byte { return EncodeLeader(v.(SiteLeader)) },
+		func(data []byte) (any, error) { return DecodeLeader(data) },
+	},
 }
 
 // What the first version wrote is written and read the same for ever.

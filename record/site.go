@@ -86,6 +86,9 @@ type SiteLeader struct {
 	// Address is where its API answers, for people.
 	Address string
 	Since   job.Stamp
+	// Ticked is when the leader last said that it hears all its sources and judges by them, by its own clock. Equal to Since, it has not
+	// said so yet; empty, it never does. Who reads it counts from when a change of it came: the moment itself is for people.
+	Ticked job.Stamp
 }
 
 type leader struct {
@@ -93,11 +96,12 @@ type leader struct {
 	Name    string    `json:"name"`
 	Address string    `json:"address,omitempty"`
 	Since   job.Stamp `json:"since"`
+	Ticked  job.Stamp `json:"ticked,omitempty"`
 }
 
 // EncodeLeader gives the record of the leader.
 func EncodeLeader(l SiteLeader) []byte {
-	return encode(leader{V: Version, Name: l.Name, Address: l.Address, Since: l.Since})
+	return encode(leader{V: Version, Name: l.Name, Address: l.Address, Since: l.Since, Ticked: l.Ticked})
 }
 
 // DecodeLeader reads the record of the leader.
@@ -106,5 +110,5 @@ func DecodeLeader(data []byte) (SiteLeader, error) {
 	if err := decode(data, &r, &r.V); err != nil {
 		return SiteLeader{}, fmt.Errorf("leader of the site: %w", err)
 	}
-	return SiteLeader{Name: r.Name, Address: r.Address, Since: r.Since}, nil
+	return SiteLeader{Name: r.Name, Address: r.Address, Since: r.Since, Ticked: r.Ticked}, nil
 }

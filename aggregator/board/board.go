@@ -153,7 +153,7 @@ func (b *Board) Apply(f Feed, u etcd.Update) {
 			}
 		}
 		if f == Leader && s.leads && u.Kind != etcd.Lost {
-			s.led = s.feeds[Leader].Proven
+			s.noteLeader(u.Kind == etcd.Listed)
 		}
 	})
 }
@@ -182,6 +182,28 @@ func (b *Board) read(s *Snapshot, f Feed, pair etcd.Pair) {
 		return
 	}
 	b.bad.forget(pair.Key)
+}
+
+// noteLeader notes the leader's sign of life, where there is a new one. One that was listed may be old, so that it is trusted for half as
+// long; how old, only its own clock could say (S12).
+func (s *Snapshot) noteLeader(listed bool) {
+	now := s.feeds[Leader].Proven
+	if s.leader.Ticked == "" {
+		s.led = now // it never gives one; that its key is there is all there is
+		return
+	}
+	if s.leader == s.heard {
+		return
+	}
+	s.heard = s.leader
+	switch {
+	case listed:
+		if trusted := now.Add(-s.hold / 2); trusted.After(s.led) {
+			s.led = trusted
+		}
+	case s.leader.Ticked != s.leader.Since:
+		s.led = now
+	}
 }
 
 func (b *Board) erase(s *Snapshot, f Feed, revision int64) {

@@ -73,6 +73,80 @@ func TestS13(t *testing.T) {
 	}
 }
 
+// That somebody holds the leader's lease proves nothing: a settler that hears nothing any more holds it, too, for a while.
+func TestS13WantsTheLeadersSignOfLife(t *testing.T) {
+	ticked := func(at string) etcd.Pair {
+		return etcd.Pair{Key: record.LeaderKey("default"), ModRevision: 20, Value: record.EncodeLeader(record.SiteLeader{
+			Name: "aggregator-0", Since: "2026-01-02T15:00:00.000Z", Ticked: job.Stamp(at),
+		})}
+	}
+	const elected, first, second = "2026-01-02T15:00:00.000Z", "2026-01-02T15:00:01.000Z", "2026-01-02T15:00:11.000Z"
+	pass := func(b *Board, d time.Duration) {
+		for range 6 {
+			time.Sleep(d / 6)
+			b.Apply(Verdicts, progressed(50))
+			b.Apply(Leader, progressed(50))
+		}
+	}
+	for name, c := range map[string]struct {
+		happens func(b *Board)
+		want    string
+	}{
+		"it goes on": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			pass(b, hold*3/4)
+			b.Apply(Leader, changed(ticked(second)))
+			pass(b, hold*3/4)
+		}, "RUNNING Witnessed FlinkSaid"},
+		"it stops": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			pass(b, hold+time.Second)
+		}, "RUNNING Held NoSettler"},
+		"the same one comes again": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			pass(b, hold*3/4)
+			b.Apply(Leader, changed(ticked(first)))
+			pass(b, hold*3/4)
+		}, "RUNNING Held NoSettler"},
+		"one that was elected has given none": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			pass(b, hold*3/4)
+			b.Apply(Leader, changed(ticked(elected)))
+			pass(b, hold*3/4)
+		}, "RUNNING Held NoSettler"},
+		"a listed one is trusted": {func(b *Board) {
+			pass(b, 2*hold)
+			b.Apply(Leader, changed(etcd.Pair{Key: record.LeaderKey("default"), ModRevision: 12, Deleted: true}))
+			pass(b, 2*hold)
+			b.Apply(Leader, listed(50, ticked(first)))
+			pass(b, hold/3)
+		}, "RUNNING Witnessed FlinkSaid"},
+		"and not for long": {func(b *Board) {
+			b.Apply(Leader, changed(etcd.Pair{Key: record.LeaderKey("default"), ModRevision: 12, Deleted: true}))
+			pass(b, 2*hold)
+			b.Apply(Leader, listed(50, ticked(first)))
+			pass(b, hold*2/3)
+		}, "RUNNING Held NoSettler"},
+		"listed again, it is no newer": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			pass(b, hold*3/4)
+			b.Apply(Leader, listed(50, ticked(first)))
+			pass(b, hold*3/4)
+		}, "RUNNING Held NoSettler"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBoard(t, Options{})
+				b.Apply(Verdicts, changed(verdict(orders, 11, running())))
+				c.happens(b)
+				if got := shown(b, orders); got != c.want {
+					t.Errorf("shown as %s, want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
 func TestS13LowersEndingsAndLeavesWhatIsHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoard(t, Options{})

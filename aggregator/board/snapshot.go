@@ -32,8 +32,9 @@ type Snapshot struct {
 	conditionRevision int64
 	leader            record.SiteLeader
 	leads             bool
-	// led is when it was last proven that the leader's key is there.
-	led time.Time
+	// heard is the leader's record that counted last as a sign of its life, and led when that came.
+	heard record.SiteLeader
+	led   time.Time
 
 	// prefix is the JSON of every job up to its namespace, and lastSeen the proof of life of the verdicts' feed.
 	prefix, lastSeen string
@@ -92,7 +93,7 @@ func (s *Snapshot) Feed(f Feed) FeedHealth { return s.feeds[f] }
 // Leader is the aggregator that leads. ok is false while none is known to.
 func (s *Snapshot) Leader() (leader record.SiteLeader, ok bool) { return s.leader, s.leads }
 
-// LeaderProven is when it was last proven that an aggregator leads; zero if it never was.
+// LeaderProven is when a leader's sign of life last came; zero if none ever did.
 func (s *Snapshot) LeaderProven() time.Time { return s.led }
 
 // Condition is the site's condition, and the revision at which it changed.

@@ -1,4 +1,5 @@
-package aggregator
+// Package intake turns what etcd tells of a source into the settler's events. It decides nothing.
+package intake
 
 import (
 	"errors"
@@ -11,13 +12,14 @@ import (
 	"github.com/holdfast-dev/holdfast/settle"
 )
 
-// intake turns what etcd tells of one source into the settler's events. It holds no state but its notes on records that cannot be
-// read: such a record is neither what it was nor absent, its neighbours are unharmed, and nothing is deleted.
-type intake struct {
-	site    string
-	source  settle.Source
-	log     *slog.Logger
-	metrics *metrics
+// Intake is that of one source. It holds no state but its notes on records that cannot be read: such a record is neither what it was
+// nor absent, its neighbours are unharmed, and nothing is deleted.
+type Intake struct {
+	Site   string
+	Source settle.Source
+	// Unreadable counts a record that cannot be read: "corrupt", "newer" or "foreign".
+	Unreadable func(kind string)
+	Log        *slog.Logger
 
 	mu    sync.Mutex
 	noted map[string]int64 // unreadable keys, and the revision at which each was logged
@@ -26,22 +28,22 @@ type intake struct {
 // notedLimit bounds the unreadable keys that are remembered, and so logged only once.
 const notedLimit = 1000
 
-// prefix is what is followed for the source.
-func (in *intake) prefix() string {
-	if in.source == settle.Agents {
-		return record.SitePrefix(in.site) + "agents/"
+// Prefix is what is followed for the source.
+func (in *Intake) Prefix() string {
+	if in.Source == settle.Agents {
+		return record.SitePrefix(in.Site) + "agents/"
 	}
-	return record.SitePrefix(in.site) + "verdicts/"
+	return record.SitePrefix(in.Site) + "verdicts/"
 }
 
-// events gives the events of one update, in order.
-func (in *intake) events(u etcd.Update) []settle.Input {
+// Events gives the events of one update, in order.
+func (in *Intake) Events(u etcd.Update) []settle.Input {
 	switch u.Kind {
 	case etcd.Listed:
 		events := make([]settle.Input, 0, len(u.Pairs)+3)
-		events = append(events, settle.Listing{Source: in.source, Epoch: u.Epoch})
+		events = append(events, settle.Listing{Source: in.Source, Epoch: u.Epoch})
 		events = append(events, in.decodeAll(u.Pairs)...)
-		return append(events, settle.Synced{Source: in.source, Revision: u.Revision}, in.progress(u))
+		return append(events, settle.Synced{Source: in.Source, Revision: u.Revision}, in.progress(u))
 	case etcd.Changed:
 		events := make([]settle.Input, 0, len(u.Pairs)+1)
 		for _, pair := range u.Pairs {
@@ -51,18 +53,18 @@ func (in *intake) events(u etcd.Update) []settle.Input {
 		}
 		return append(events, in.progress(u))
 	case etcd.Lost:
-		return []settle.Input{settle.Lost{Source: in.source, Why: u.Err.Error()}}
+		return []settle.Input{settle.Lost{Source: in.Source, Why: u.Err.Error()}}
 	default:
 		return []settle.Input{in.progress(u)}
 	}
 }
 
-func (in *intake) progress(u etcd.Update) settle.Input {
-	return settle.Progress{Source: in.source, Revision: u.Revision, Term: u.Term}
+func (in *Intake) progress(u etcd.Update) settle.Input {
+	return settle.Progress{Source: in.Source, Revision: u.Revision, Term: u.Term}
 }
 
 // decodeAll decodes a whole list on every processor: after a restart this is most of the way to being ready.
-func (in *intake) decodeAll(pairs []etcd.Pair) []settle.Input {
+func (in *Intake) decodeAll(pairs []etcd.Pair) []settle.Input {
 	events := make([]settle.Input, len(pairs))
 	workers := min(runtime.GOMAXPROCS(0), len(pairs)/256+1)
 	var all sync.WaitGroup
@@ -85,8 +87,8 @@ func (in *intake) decodeAll(pairs []etcd.Pair) []settle.Input {
 }
 
 // decode gives the event that a pair stands for, or nil for a key that is none of the source's.
-func (in *intake) decode(pair etcd.Pair) settle.Input {
-	place, err := record.ParseKey(in.site, pair.Key)
+func (in *Intake) decode(pair etcd.Pair) settle.Input {
+	place, err := record.ParseKey(in.Site, pair.Key)
 	if err != nil {
 		in.note("foreign", pair, err)
 		return nil
@@ -127,7 +129,7 @@ func (in *intake) decode(pair etcd.Pair) settle.Input {
 	return nil
 }
 
-func (in *intake) unreadable(pair etcd.Pair, err error) {
+func (in *Intake) unreadable(pair etcd.Pair, err error) {
 	kind := "corrupt"
 	if errors.Is(err, record.ErrNewer) {
 		kind = "newer"
@@ -136,8 +138,8 @@ func (in *intake) unreadable(pair etcd.Pair, err error) {
 }
 
 // note counts a record that cannot be read, and logs it once.
-func (in *intake) note(kind string, pair etcd.Pair, err error) {
-	in.metrics.unreadable.WithLabelValues(kind).Inc()
+func (in *Intake) note(kind string, pair etcd.Pair, err error) {
+	in.Unreadable(kind)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.noted[pair.Key] == pair.ModRevision || len(in.noted) >= notedLimit {
@@ -147,7 +149,7 @@ func (in *intake) note(kind string, pair etcd.Pair, err error) {
 		in.noted = map[string]int64{}
 	}
 	in.noted[pair.Key] = pair.ModRevision
-	in.log.Warn("a record in etcd cannot be read; it counts as unanswered, and nothing is deleted",
+	in.Log.Warn("a record in etcd cannot be read; it counts as unanswered, and nothing is deleted",
 		"kind", kind, "key", pair.Key, "revision", pair.ModRevision, "error", err,
 		"remedy", "upgrade Holdfast if the record is newer; otherwise look at it with etcdctl get, and delete it if it is worthless")
 }
