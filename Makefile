@@ -37,6 +37,10 @@ test: ## run everything that needs only Go, with the race detector
 test-chart: ## render the Helm chart with every combination of values, and check what comes out (part of test)
 	cd test/chart && go test -timeout 20m ./...
 
+.PHONY: sim
+sim: ## run the simulated world for a minute, or N schedules, from SEED on
+	go test -count 1 -timeout 0 ./sim -run TestSchedules -v -args -schedules $(or $(N),0) -seed $(or $(SEED),1)
+
 .PHONY: test-flink
 test-flink: ## run the product against real Flink processes (fetches Flink, and Java if it can)
 	go test -tags flink -timeout 60m -count 1 -p 1 ./test/flink/...

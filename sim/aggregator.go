@@ -1,0 +1,755 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/holdfast-dev/holdfast/agent/view"
+	"github.com/holdfast-dev/holdfast/aggregator/board"
+	"github.com/holdfast-dev/holdfast/aggregator/intake"
+	"github.com/holdfast-dev/holdfast/etcd"
+	"github.com/holdfast-dev/holdfast/evidence"
+	"github.com/holdfast-dev/holdfast/job"
+	"github.com/holdfast-dev/holdfast/record"
+	"github.com/holdfast-dev/holdfast/settle"
+)
+
+// replica is one aggregator: the real board, and the real core behind the real intake. Its driver (aggregator/term.go, writer.go) is played.
+type replica struct {
+	w      *world
+	chance chance
+	name   string
+	skew   time.Duration
+	// client reaches etcd; apiCut and flinkCut are the other networks.
+	client           *client
+	apiCut, flinkCut int
+	// stopped is SIGSTOP: what comes waits in the inbox.
+	stopped int
+	inbox   []func()
+	waking  bool // it is taking in what waited
+	woke    time.Duration
+	life    *aggregator
+	lives   int
+}
+
+// aggregator is one life of a replica's process.
+type aggregator struct {
+	r      *replica
+	number int
+	dead   bool
+	born   time.Duration
+	board  *board.Board
+	feeds  []*follower
+
+	reign    *reign
+	core     *settle.Core
+	outdated bool
+	writing  map[job.Key]bool
+	owed     map[job.Key]bool
+	// what was followed in earlier reigns, by source
+	last     [2]etcd.Update
+	epochs   [2]int64
+	replaced bool
+	bereft   bool // the store has lost its past, and may not have been given all of it back
+	stores   [2]int64
+	listed   time.Duration // when it last found, rather than heard, who leads
+	feedSeen map[board.Feed]int64
+	healthy  map[board.Feed]int64
+}
+
+// reign is one term as the leader, as far as the process knows.
+type reign struct {
+	a       *aggregator
+	over    bool
+	lease   clientv3.LeaseID
+	created int64
+	kept    time.Duration
+	follows []*follower
+	pods    *podFollower
+	probes  map[evidence.Agent]*probe
+	ticked  time.Duration
+	heard   [2]time.Duration
+	// told says of which stores the core was told all, and whole that it was of both when it last took a Tick.
+	told  [2]bool
+	whole bool
+	// leader is what the leader's key says, and shown when it last did so anew.
+	leader  record.SiteLeader
+	shown   time.Duration
+	showing bool
+	// condition is what is to be written, until it is.
+	condition *settle.Condition
+}
+
+const (
+	leaderLease = 10 * time.Second
+	uid         = "the-site"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+func newReplica(w *world, name string) *replica {
+	r := &replica{w: w, name: name, chance: w.chance("aggregator " + name)}
+	r.skew = w.skew(r.chance)
+	r.client = &client{w: w, name: name}
+	r.start()
+	return r
+}
+
+// moment is the replica's wall clock as time.Time, for its board.
+func (r *replica) moment() time.Time { return time.UnixMilli(epochMillis).Add(r.w.now) }
+
+func (r *replica) start() {
+	r.lives++
+	a := &aggregator{
+		r: r, number: r.lives, born: r.w.now, feedSeen: map[board.Feed]int64{}, healthy: map[board.Feed]int64{}, writing: map[job.Key]bool{},
+		owed: map[job.Key]bool{},
+	}
+	b, err := board.New(board.Options{Site: site, Hold: r.w.cfg.Hold, Ring: 64, Now: r.moment})
+	if err != nil {
+		panic(err)
+	}
+	a.board, r.life = b, a
+	r.w.say("aggregator %s starts", r.name)
+	a.claim()
+	for _, feed := range board.Feeds() {
+		a.feeds = append(a.feeds, r.client.follow(feed.Prefix(site), 5*time.Second, 15*time.Second, func(u etcd.Update) {
+			a.do(func() { a.apply(feed, u) })
+		}))
+	}
+	a.again(r.chance.between(500*time.Millisecond, 2*time.Second), a.campaign)
+}
+
+// kill ends the process, and start begins another.
+func (r *replica) kill(back time.Duration) {
+	a := r.life
+	if a == nil {
+		return
+	}
+	r.w.say("aggregator %s is killed", r.name)
+	a.end()
+	r.life = nil
+	r.inbox = nil
+	r.w.after(back, func() {
+		if r.life == nil {
+			r.start()
+		}
+	})
+}
+
+func (a *aggregator) end() {
+	a.dead = true
+	for _, f := range a.feeds {
+		f.stop()
+	}
+	if a.reign != nil {
+		a.reign.stop()
+	}
+}
+
+// stop is SIGSTOP for a time.
+func (r *replica) stop(d time.Duration) {
+	r.stopped++
+	r.w.after(d, func() {
+		r.stopped--
+		if r.stopped > 0 {
+			return
+		}
+		inbox := r.inbox
+		r.inbox, r.waking, r.woke = nil, true, r.w.now
+		for _, do := range inbox {
+			do()
+		}
+		r.waking = false
+	})
+}
+
+// do does something in the process, once it may.
+func (a *aggregator) do(what func()) {
+	switch {
+	case a.dead:
+	case a.r.stopped > 0:
+		a.r.inbox = append(a.r.inbox, func() { a.do(what) })
+	default:
+		what()
+	}
+}
+
+func (a *aggregator) again(d time.Duration, what func()) { a.r.w.after(d, func() { a.do(what) }) }
+
+func (a *aggregator) call(bound time.Duration, serve func() error, done func(error)) {
+	a.r.client.call(bound, serve, func(err error) { a.do(func() { done(err) }) })
+}
+
+// claim writes whose site it is, where nobody has.
+func (a *aggregator) claim() {
+	a.call(5*time.Second, func() error {
+		key := record.IdentityKey(site)
+		_, err := a.r.w.etcd.commit([]etcd.Guard{{Key: key}},
+			[]etcd.Op{{Key: key, Value: record.EncodeIdentity(record.SiteIdentity{UID: uid, Epoch: 1})}})
+		return err
+	}, func(err error) {
+		if err != nil && !errors.Is(err, errRefused) {
+			a.again(time.Second, a.claim)
+		}
+	})
+}
+
+// apply brings an update to the board, and notes what it says of the store and of the leader (aggregator.follow).
+func (a *aggregator) apply(feed board.Feed, u etcd.Update) {
+	known := a.board.Snapshot().Identity().Epoch
+	if a.feedSeen[feed] == 0 {
+		a.feedSeen[feed] = 1
+	}
+	if u.Epoch > a.feedSeen[feed] {
+		a.feedSeen[feed] = u.Epoch
+		if known == a.healthy[feed] {
+			a.replaced = true
+		}
+	}
+	if u.Kind != etcd.Lost {
+		a.healthy[feed] = known
+	}
+	switch n := len(u.Pairs); feed {
+	case board.Leader:
+		for _, pair := range u.Pairs {
+			if leader, err := record.DecodeLeader(pair.Value); !pair.Deleted && (err != nil || leader.Name != a.name()) {
+				a.outdated = true
+			}
+		}
+	case board.Identity:
+		if n > 0 && u.Pairs[n-1].Deleted || n == 0 && u.Kind == etcd.Listed {
+			a.replaced = true
+		}
+	}
+	if feed == board.Leader && u.Kind == etcd.Listed {
+		a.listed = a.r.w.now
+	}
+	a.board.Apply(feed, u)
+	if feed == board.Identity && known > 0 && a.board.Snapshot().Identity().Epoch > known {
+		a.replaced = false
+	}
+	a.r.w.served(a)
+}
+
+// name is what the leader's key says: a replica that was restarted is another.
+func (a *aggregator) name() string { return fmt.Sprintf("%s-%d", a.r.name, a.number) }
+
+// campaign tries to lead, again and again.
+func (a *aggregator) campaign() {
+	if a.reign != nil {
+		return
+	}
+	w := a.r.w
+	retry := func() { a.again(a.r.chance.between(500*time.Millisecond, 3*time.Second), a.campaign) }
+	if !a.board.Snapshot().Feed(board.Verdicts).Listed {
+		retry()
+		return
+	}
+	asked := w.now
+	var id clientv3.LeaseID
+	var created int64
+	leader := record.SiteLeader{Name: a.name(), Address: a.r.name, Since: w.stamp(a.r.skew), Ticked: w.stamp(a.r.skew)}
+	a.call(leaderLease/2, func() (err error) {
+		key := record.LeaderKey(site)
+		if _, there := w.etcd.pairs[key]; there {
+			return errRefused
+		}
+		if id, err = w.etcd.grant(leaderLease); err != nil {
+			return err
+		}
+		created, err = w.etcd.commit([]etcd.Guard{{Key: key}}, []etcd.Op{{Key: key, Value: record.EncodeLeader(leader), Lease: id}})
+		return err
+	}, func(err error) {
+		if err != nil || w.now > asked+leaderLease {
+			retry()
+			return
+		}
+		a.lead(&reign{a: a, lease: id, created: created, kept: asked + leaderLease, leader: leader, shown: -time.Hour})
+	})
+}
+
+// lead settles for one reign.
+func (a *aggregator) lead(g *reign) {
+	w := a.r.w
+	w.say("%s leads", a.r.name)
+	w.met["reigns"]++
+	w.watched.reign = w.now
+	a.reign = g
+	lost := a.bereft || slices.ContainsFunc(a.last[:], func(last etcd.Update) bool {
+		now := etcd.Position{ClusterID: w.etcd.id, Revision: g.created, Term: w.etcd.term}
+		return now.Before(etcd.Position{ClusterID: last.ClusterID, Revision: last.Revision, Term: last.Term})
+	})
+	if a.core == nil || a.outdated || !lost {
+		core, err := settle.New(w.cfg)
+		if err != nil {
+			panic(err)
+		}
+		a.core, a.outdated, a.writing = core, false, map[job.Key]bool{}
+		g.condition = nil
+	}
+	g.probes = map[evidence.Agent]*probe{}
+	g.ticked, g.heard = w.now, [2]time.Duration{w.now, w.now}
+	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
+		g.follow(source)
+	}
+	g.pods = a.r.followPods(func(inputs []settle.Input) {
+		a.do(func() {
+			for _, input := range inputs {
+				g.step(input)
+			}
+		})
+	})
+	g.again(w.cfg.Tick, g.tick)
+	g.again(2500*time.Millisecond, g.keep)
+	g.again(time.Second, g.keepEpoch)
+	g.again(time.Second, g.showLife)
+}
+
+func (g *reign) again(d time.Duration, do func()) {
+	g.a.again(d, func() {
+		if !g.over {
+			do()
+		}
+	})
+}
+
+func (g *reign) tick() {
+	g.step(settle.Tick{})
+	g.ticked = g.a.r.w.now
+	for _, key := range sortedKeys(g.a.owed) {
+		if _, asked := g.a.writing[key]; !asked {
+			delete(g.a.owed, key)
+		}
+	}
+	g.whole = g.told[settle.Agents] && g.told[settle.Verdicts]
+	if g.whole && len(g.a.owed)+len(g.a.writing) == 0 {
+		g.a.bereft = false
+	}
+	g.a.r.w.served(g.a)
+	g.again(g.a.r.w.cfg.Tick, g.tick)
+}
+
+// keep keeps the leader's lease, and gives up a reign that cannot be relied on.
+func (g *reign) keep() {
+	a, w := g.a, g.a.r.w
+	asked := w.now
+	switch {
+	case w.now > g.kept, g.deaf():
+		g.abdicate()
+		return
+	}
+	a.call(2*time.Second, func() error { return w.etcd.keepAlive(g.lease) }, func(err error) {
+		switch {
+		case g.over:
+		case err == nil:
+			g.kept = asked + leaderLease
+			g.again(2500*time.Millisecond, g.keep)
+		case errors.Is(err, errNoLease):
+			g.abdicate()
+		default:
+			g.again(500*time.Millisecond, g.keep)
+		}
+	})
+}
+
+// deaf says that the settler does not tick, or hears nothing of etcd (settler.alive).
+func (g *reign) deaf() bool {
+	w := g.a.r.w
+	if w.now-g.ticked > w.cfg.Lease {
+		return true
+	}
+	return slices.ContainsFunc(g.heard[:], func(at time.Duration) bool { return w.now-at > w.cfg.Hold+w.cfg.Silence })
+}
+
+// abdicate ends the reign, as far as the process knows it.
+func (g *reign) abdicate() {
+	a, w := g.a, g.a.r.w
+	w.say("%s leads no more", a.r.name)
+	lease := g.lease
+	a.r.client.call(2*time.Second, func() error { w.etcd.revoke(lease); return nil }, func(error) {})
+	for _, key := range sortedKeys(a.writing) {
+		a.step(settle.NotWritten{Key: key}, nil)
+	}
+	g.stop()
+	for _, source := range []settle.Source{settle.Agents, settle.Verdicts, settle.Pods, settle.Probes} {
+		a.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
+	}
+	a.reign = nil
+	a.again(a.r.chance.between(500*time.Millisecond, 3*time.Second), a.campaign)
+}
+
+func (g *reign) stop() {
+	g.over = true
+	for _, f := range g.follows {
+		f.stop()
+	}
+	if g.pods != nil {
+		g.pods.stop()
+	}
+	for _, p := range g.probes {
+		p.stopped = true
+	}
+}
+
+// follow brings one source in (settler.follow).
+func (g *reign) follow(source settle.Source) {
+	a, w := g.a, g.a.r.w
+	in := &intake.Intake{Site: site, Source: source, Unreadable: func(string) { w.met["unreadable record"]++ }, Log: discard}
+	base := int64(0)
+	g.follows = append(g.follows, a.r.client.follow(in.Prefix(), w.cfg.Silence/3, w.cfg.Silence, func(u etcd.Update) {
+		a.do(func() {
+			if g.over {
+				return
+			}
+			if u.Kind != etcd.Lost {
+				g.heard[source] = w.now
+				last := &a.last[source]
+				if base == 0 {
+					if u.ClusterID != last.ClusterID || u.Revision < last.Revision || u.Term < last.Term {
+						a.epochs[source]++
+					}
+					base = a.epochs[source]
+				}
+				*last = etcd.Update{ClusterID: u.ClusterID, Revision: u.Revision, Term: u.Term}
+				u.Epoch += base - 1
+				a.epochs[source] = u.Epoch
+			}
+			for _, input := range in.Events(u) {
+				g.step(input)
+			}
+		})
+	}))
+}
+
+func (g *reign) step(input settle.Input) {
+	switch in := input.(type) {
+	case settle.Listing:
+		if a := g.a; int(in.Source) < len(a.stores) {
+			a.bereft = a.bereft || a.stores[in.Source] > 0 && in.Epoch > a.stores[in.Source]
+			a.stores[in.Source] = in.Epoch
+		}
+	case settle.Synced:
+		g.tell(in.Source, true)
+	case settle.Lost:
+		g.tell(in.Source, false)
+	}
+	if !g.over {
+		g.a.step(input, g)
+	}
+}
+
+func (g *reign) tell(source settle.Source, all bool) {
+	if int(source) < len(g.told) {
+		g.told[source] = all
+	}
+	if !all {
+		g.whole = false
+	}
+}
+
+// step lets the core take an event, and carries out its effects (settler.step).
+func (a *aggregator) step(input settle.Input, g *reign) {
+	w := a.r.w
+	switch in := input.(type) {
+	case settle.Stored:
+		delete(a.writing, in.Account.Key)
+		delete(a.owed, in.Account.Key)
+	case settle.Erased:
+		delete(a.writing, in.Key)
+		delete(a.owed, in.Key)
+	case settle.NotWritten:
+		delete(a.writing, in.Key)
+		a.owed[in.Key] = true
+	}
+	event := settle.Event{At: w.now - a.born, Wall: w.wall(a.r.skew), Input: input}
+	effects := slices.Clone(a.core.Step(event))
+	w.stepped(a, input)
+	for _, effect := range effects {
+		switch e := effect.(type) {
+		case settle.Write:
+			w.proposed(e)
+			a.writing[e.Account.Key] = false
+			g.write(e.Account.Key, e)
+		case settle.Forget:
+			a.writing[e.Key] = false
+			g.forget(e)
+		case settle.Condition:
+			g.tellCondition(e)
+		case settle.Ask:
+			g.ask(e)
+		case settle.Check:
+			g.check(e)
+		}
+	}
+	if synced, is := input.(settle.Synced); is && synced.Source == settle.Verdicts {
+		for _, key := range sortedKeys(a.writing) {
+			if a.writing[key] {
+				a.step(settle.NotWritten{Key: key}, g)
+			}
+		}
+	}
+}
+
+// guard is what every write of the reign compares: the leader's key is still its own.
+func (g *reign) guard() etcd.Guard {
+	return etcd.Guard{Key: record.LeaderKey(site), CreateRevision: g.created}
+}
+
+// write carries a Write out (writer.write).
+func (g *reign) write(key job.Key, e settle.Write) {
+	if g == nil {
+		return
+	}
+	w := g.a.r.w
+	verdict := record.VerdictKey(site, key)
+	guards := []etcd.Guard{g.guard(), {Key: verdict, ModRevision: e.IfRevision}}
+	ops := []etcd.Op{{Key: verdict, Value: record.EncodeAccount(e.Account)}}
+	for _, entry := range e.Entries {
+		ops = append(ops, etcd.Op{Key: record.HistoryKey(site, key, entry.Sequence), Value: record.EncodeTransition(entry)})
+		if old := entry.Sequence - job.HistoryLimit; old > 0 {
+			ops = append(ops, etcd.Op{Key: record.HistoryKey(site, key, old), Delete: true})
+		}
+	}
+	g.transact(key, func() error {
+		_, err := w.etcd.commit(guards, ops)
+		return err
+	})
+}
+
+// transact does one transaction of the writer, and tells how it ended.
+func (g *reign) transact(key job.Key, serve func() error) {
+	a := g.a
+	a.call(5*time.Second, serve, func(err error) {
+		tell := func() {
+			if g.over {
+				return
+			}
+			if err != nil {
+				a.r.w.met["write "+err.Error()]++
+				g.step(settle.NotWritten{Key: key})
+			} else if _, under := a.writing[key]; under {
+				a.writing[key] = true
+			}
+		}
+		if err != nil && !errors.Is(err, errRefused) {
+			a.again(time.Second, tell)
+			return
+		}
+		tell()
+	})
+}
+
+// forget removes the reports first, then the verdict with its history (writer.forget).
+func (g *reign) forget(e settle.Forget) {
+	if g == nil {
+		return
+	}
+	w := g.a.r.w
+	w.forgets(e.Key)
+	g.transact(e.Key, func() error {
+		for _, agent := range e.Reports {
+			w.retires(agent, e.Key)
+			if _, err := w.etcd.commit([]etcd.Guard{g.guard()}, []etcd.Op{{Key: record.ReportKey(site, agent, e.Key.ID), Delete: true}}); err != nil {
+				return err
+			}
+		}
+		verdict := record.VerdictKey(site, e.Key)
+		_, err := w.etcd.commit([]etcd.Guard{g.guard(), {Key: verdict, ModRevision: e.IfRevision}},
+			[]etcd.Op{{Key: verdict, Delete: true}, {Key: record.HistoryPrefix(site, e.Key), Delete: true, Prefix: true}})
+		return err
+	})
+}
+
+func (g *reign) tellCondition(e settle.Condition) {
+	if g == nil {
+		return
+	}
+	w := g.a.r.w
+	w.conditionTold(g, e)
+	first := g.condition == nil
+	g.condition = &e
+	if first {
+		g.writeCondition()
+	}
+}
+
+func (g *reign) writeCondition() {
+	c := g.condition
+	if c == nil {
+		return
+	}
+	w := g.a.r.w
+	value := record.EncodeCondition(record.SiteCondition{
+		Frozen: c.Frozen, Source: c.Source, Why: c.Why, Since: c.Since, Expected: c.Expected, Beating: c.Beating,
+	})
+	g.a.call(5*time.Second, func() error {
+		_, err := w.etcd.commit([]etcd.Guard{g.guard()}, []etcd.Op{{Key: record.ConditionKey(site), Value: value}})
+		return err
+	}, func(err error) {
+		switch {
+		case g.over:
+		case err != nil:
+			g.again(time.Second, g.writeCondition)
+		case g.condition == c:
+			g.condition = nil
+		default:
+			g.writeCondition()
+		}
+	})
+}
+
+// showLife writes down that the settler hears everything and judges by it (aggregator.showLife).
+func (g *reign) showLife() {
+	a, w := g.a, g.a.r.w
+	g.again(w.cfg.Tick, g.showLife)
+	if !g.judges() || w.now-g.shown < w.cfg.Hold/3 || g.showing {
+		return
+	}
+	at := w.now
+	g.showing = true
+	leader := g.leader
+	leader.Ticked = w.stamp(a.r.skew)
+	a.call(5*time.Second, func() error {
+		_, err := w.etcd.commit([]etcd.Guard{g.guard()}, []etcd.Op{{Key: record.LeaderKey(site), Value: record.EncodeLeader(leader), Lease: g.lease}})
+		return err
+	}, func(err error) {
+		if g.showing = false; err == nil {
+			g.shown = at
+		}
+	})
+}
+
+// judges says whether the core hears all that lies in etcd, and judges by it (settler.judges).
+func (g *reign) judges() bool {
+	w := g.a.r.w
+	if !g.whole || len(g.a.owed) > 0 || w.now-g.ticked > w.cfg.Tick+w.cfg.Late {
+		return false
+	}
+	return !slices.ContainsFunc(g.heard[:], func(at time.Duration) bool { return w.now-at > w.cfg.Silence })
+}
+
+// keepEpoch gives the site a new epoch when its store lost its past (aggregator.keepEpoch).
+func (g *reign) keepEpoch() {
+	a, w := g.a, g.a.r.w
+	defer g.again(time.Second, g.keepEpoch)
+	if !a.replaced {
+		return
+	}
+	atLeast := a.board.Snapshot().Identity().Epoch
+	a.call(5*time.Second, func() error {
+		key := record.IdentityKey(site)
+		epoch, guard := atLeast, etcd.Guard{Key: key}
+		if pair, there := w.etcd.pairs[key]; there {
+			id, err := record.DecodeIdentity(pair.Value)
+			if err != nil {
+				return err
+			}
+			epoch, guard.ModRevision = max(epoch, id.Epoch), pair.ModRevision
+		}
+		_, err := w.etcd.commit([]etcd.Guard{g.guard(), guard},
+			[]etcd.Op{{Key: key, Value: record.EncodeIdentity(record.SiteIdentity{UID: uid, Epoch: epoch + 1})}})
+		return err
+	}, func(err error) {
+		if err == nil {
+			a.replaced = false
+		}
+	})
+}
+
+// check asks the API server (outside.check).
+func (g *reign) check(e settle.Check) {
+	if g == nil {
+		return
+	}
+	w := g.a.r.w
+	w.met["check"]++
+	w.after(w.api.chance.between(2*time.Millisecond, 300*time.Millisecond), func() {
+		if w.api.down > 0 || g.a.r.apiCut > 0 {
+			return
+		}
+		inputs := w.api.answer(e)
+		g.again(w.api.chance.between(2*time.Millisecond, 300*time.Millisecond), func() {
+			for _, input := range inputs {
+				g.step(input)
+			}
+		})
+	})
+}
+
+// probe is a prober's target: the real view, asked from outside.
+type probe struct {
+	g       *reign
+	e       settle.Ask
+	stopped bool
+	view    *view.View
+	born    time.Duration
+	known   string // the process that answered first
+}
+
+func (g *reign) ask(e settle.Ask) {
+	if g == nil {
+		return
+	}
+	if was := g.probes[e.Agent]; was != nil {
+		was.stopped = true
+		delete(g.probes, e.Agent)
+	}
+	if e.Stop {
+		return
+	}
+	w := g.a.r.w
+	w.met["probe"]++
+	session := fmt.Sprintf("probe-%d-%s", w.order, g.a.name())
+	p := &probe{g: g, e: e, born: w.now, view: view.New(view.Options{
+		Agent: e.Agent, Session: session, Pod: e.Pod, Version: "sim", Poll: 5 * time.Second, Burst: time.Second, Seed: g.a.r.chance.Uint64(),
+	})}
+	g.probes[e.Agent] = p
+	g.again(50*time.Millisecond, p.look)
+}
+
+func (p *probe) look() {
+	w, r := p.g.a.r.w, p.g.a.r
+	if p.stopped {
+		return
+	}
+	var one *process
+	reachable := false
+	if at := w.at(p.e.Address); at != nil && at.process != nil {
+		whose, _ := at.process.rest()
+		other := at.c.key.Cluster != p.e.FlinkID || p.known != "" && at.process.incarnation != p.known
+		reachable = r.flinkCut == 0 && !(whose != nil && other)
+		one = at.process
+		if reachable && whose != nil {
+			p.known = one.incarnation
+		}
+	}
+	took := 20 * time.Millisecond
+	if !reachable {
+		took = 3 * time.Second
+	}
+	p.g.again(took, func() {
+		if p.stopped {
+			return
+		}
+		seen := view.Look{At: w.stamp(r.skew), Now: w.now - p.born, Took: took, Reach: job.TimedOut}
+		if one != nil {
+			seen = w.answer(p.view, one, reachable && r.flinkCut == 0, w.stamp(r.skew), w.now-p.born, r.chance)
+		} else {
+			p.view.Ask(w.now-p.born, job.TimedOut, nil)
+		}
+		changes := p.view.See(seen)
+		slices.SortFunc(changes.Reports, func(a, b *evidence.Report) int { return compare(a.JobID, b.JobID) })
+		for _, report := range changes.Reports {
+			p.g.step(settle.Reported{Report: report})
+		}
+		if changes.Beat != nil && !p.stopped {
+			p.g.step(settle.Beat{Beat: *changes.Beat})
+		}
+		p.g.again(p.view.Next(), p.look)
+	})
+}
