@@ -69,6 +69,21 @@ func (r *REST) WaitState(ctx context.Context, id string, want job.State) error {
 
 func (r *REST) WaitRunning(ctx context.Context, id string) error { return waitRunning(ctx, r, id) }
 
+// Entered is when a job last came to a state, by the JobManager's clock, to the millisecond.
+func (r *REST) Entered(ctx context.Context, id string, state job.State) (time.Time, error) {
+	var details struct {
+		Timestamps map[string]int64 `json:"timestamps"` // 0 if it never did
+	}
+	if err := r.ask(ctx, http.MethodGet, "/jobs/"+id, nil, &details); err != nil {
+		return time.Time{}, err
+	}
+	at := details.Timestamps[state.String()]
+	if at == 0 {
+		return time.Time{}, fmt.Errorf("job %s never was %s, says Flink: %v", id, state, details.Timestamps)
+	}
+	return time.UnixMilli(at), nil
+}
+
 // Submit starts a job of the given distribution's jar and gives its id. It takes jobs with one source: Flink allows a program
 // that comes over REST no second one.
 func (r *REST) Submit(ctx context.Context, dist *Dist, spec Job) (id string, err error) {

@@ -40,26 +40,28 @@ func TestAdmissionLatency(t *testing.T) {
 		budget float64 // seconds; the bound of a bucket, so that nothing is interpolated
 	}{{1, .1}, {8, .5}, {32, .5}} {
 		atOnce, budget := load.atOnce, load.budget
-		// Whatever else the machine does makes it slower, never faster.
-		for try := 1; ; try++ {
-			const creations = 200
+		// Whatever else the machine does makes it slower, never faster. What was over the budget is told, too.
+		const creations, tries = 200, 5
+		var over []string
+		for len(over) < tries {
 			pod, before := flinkMade(t), waits(t)
-			took := burst(t, creations, atOnce, func() error { return create(limit(t), pod, true) })
+			took, failed := burst(t, creations, atOnce, func() error { return create(limit(t), pod, true) })
 			waited := waits(t).since(before)
-			without := burst(t, creations, atOnce, func() error { return create(limit(t), optedOut, false) })
-			t.Logf("%d creations, %d at a time: the webhook takes p50 %.1f ms, p99 %.1f ms; the creation p50 %s, p99 %s, and without an agent p50 %s, p99 %s",
-				creations, atOnce, 1000*waited.quantile(.5), 1000*waited.quantile(.99), quantile(took, .5), quantile(took, .99),
-				quantile(without, .5), quantile(without, .99))
+			without, failedWithout := burst(t, creations, atOnce, func() error { return create(limit(t), optedOut, false) })
+			t.Logf("try %d, %d creations, %d at a time: the webhook takes p50 %.1f ms, p99 %.1f ms; the creation p50 %s, p99 %s, %d failed; "+
+				"and without an agent p50 %s, p99 %s, %d failed", len(over)+1, creations, atOnce, 1000*waited.quantile(.5), 1000*waited.quantile(.99),
+				quantile(took, .5), quantile(took, .99), failed, quantile(without, .5), quantile(without, .99), failedWithout)
 			if waited.count() != creations {
 				t.Errorf("the API server asked %v times, want %d", waited.count(), creations)
 			}
 			if waited.quantile(.99) <= budget {
 				break
 			}
-			if try == 5 {
-				t.Errorf("%d at a time: p99 is %.3f s, the budget is %.1f s", atOnce, waited.quantile(.99), budget)
-				break
-			}
+			over = append(over, fmt.Sprintf("%.0f ms", 1000*waited.quantile(.99)))
+		}
+		t.Logf("%d at a time: %d tries of at most %d were over the budget of %.0f ms: %v", atOnce, len(over), tries, 1000*budget, over)
+		if len(over) == tries {
+			t.Errorf("%d at a time: no try kept the budget", atOnce)
 		}
 	}
 }
@@ -93,11 +95,11 @@ func creator(t *testing.T, namespace string) func(ctx context.Context, pod *core
 	}
 }
 
-// burst does something many times, so many at once, and gives how long each took, the shortest first.
-func burst(t *testing.T, times, atOnce int, do func() error) []time.Duration {
+// burst does something many times, so many at once, and gives how long each took that went well, the shortest first. That any other failed
+// fails the test.
+func burst(t *testing.T, times, atOnce int, do func() error) (took []time.Duration, failed int) {
 	t.Helper()
 	var mu sync.Mutex
-	var took []time.Duration
 	var all sync.WaitGroup
 	work := make(chan struct{})
 	for range atOnce {
@@ -105,8 +107,11 @@ func burst(t *testing.T, times, atOnce int, do func() error) []time.Duration {
 			for range work {
 				begin := time.Now()
 				err := do()
+				lasted := time.Since(begin)
 				mu.Lock()
-				if took = append(took, time.Since(begin)); err != nil {
+				if err == nil {
+					took = append(took, lasted)
+				} else if failed++; failed <= 5 {
 					t.Error(err)
 				}
 				mu.Unlock()
@@ -118,8 +123,11 @@ func burst(t *testing.T, times, atOnce int, do func() error) []time.Duration {
 	}
 	close(work)
 	all.Wait()
+	if len(took) == 0 {
+		t.Fatalf("all of %d failed", failed)
+	}
 	slices.Sort(took)
-	return took
+	return took, failed
 }
 
 func quantile(sorted []time.Duration, q float64) time.Duration {

@@ -30,7 +30,7 @@ func TestDocumentedApplication(t *testing.T) {
 		r := &running{Cluster: flink, control: steer}
 		r.removeAfter(t)
 		r.await(t)
-		holdfast.until(t, r.jobs(), again, "RUNNING Witnessed over=no attempt=1", "FAILED", "CANCELED", "UNKNOWN")
+		holdfast.until(t, r.jobs(), prompt, "RUNNING Witnessed over=no attempt=1", "FAILED", "CANCELED", "UNKNOWN")
 		name := r.jobManager(t).Name
 		if !isInjected(r.jobManager(t)) {
 			t.Fatalf("pod %s has no agent", name)
@@ -64,7 +64,7 @@ func TestDocumentedApplication(t *testing.T) {
 			}
 			return err
 		})
-		t.Logf("in the end it is shown as %s", newestOf(t, r))
+		t.Logf("in the end it is shown as %s", onlyJob(t, r))
 		record.never(t, "FAILED", "FAILING", "CANCELED", "CANCELLING")
 	})
 }

@@ -53,7 +53,7 @@ func figureStart(t *testing.T) {
 			if one == nil || one.ready.IsZero() {
 				return fmt.Errorf("pod %s: %+v", pod.Name, one)
 			}
-			took[injected] = append(took[injected], one.ready.Sub(one.created))
+			took[injected] = append(took[injected], one.start(t))
 			return nil
 		})
 		check(t, r.Remove(limit(t)))

@@ -24,10 +24,11 @@ func eachVersion(t *testing.T, test func(t *testing.T, dist *flinkproc.Dist)) {
 	}
 }
 
-// limit is a context for one step of a test.
+// limit is a context for one step of a test. It ends with the test, too, so nobody need end it. It is longer than what helm waits for by
+// itself (site.install), since helm says what it waited for.
 func limit(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	t.Cleanup(cancel)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	context.AfterFunc(ctx, cancel)
 	return ctx
 }
 

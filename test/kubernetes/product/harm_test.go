@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -23,9 +24,15 @@ import (
 	"github.com/holdfast-dev/holdfast/test/kubernetes/rig"
 )
 
-// slack is by how much two Flink clusters that start or end side by side may differ for no reason. An agent that kept its pod waiting
-// for something that is not there would do so for longer.
-const slack = 5 * time.Second
+// noise is by how much Flink may be slower than the cluster beside it before that counts. Of two clusters that start side by side on two
+// busy processors, one is slower by as much for no reason. Two delays are known and less: the kubelet starts a native sidecar, and the
+// container after it, in two rounds, a second apart; and an agent that cannot reach etcd leaves a second later. What is slower by more must be
+// so in each of three pairs: other work on the machine comes and goes, an agent that keeps its pod waiting does so each time. TestFigures has the
+// medians of ten.
+const (
+	noise = 3 * time.Second
+	pairs = 3
+)
 
 // Whatever is wrong with Holdfast, Flink is none the worse: it starts and ends as the cluster beside it, which has no agent, in the same
 // time, and its pod is ready throughout.
@@ -62,9 +69,25 @@ func TestHarmlessAgent(t *testing.T) {
 	}
 }
 
-// compare starts, breaks and ends a Flink cluster beside one that has no agent.
+// compare starts, breaks and ends a Flink cluster beside one that has no agent, and again until in everything that is measured it was once
+// not the slower one.
 func compare(t *testing.T, dist *flinkproc.Dist, injects bool, during func(t *testing.T, injected *running)) {
 	t.Helper()
+	slower := comparePair(t, dist, injects, during)
+	for pair := 2; pair <= pairs && len(slower) > 0 && !t.Failed(); pair++ {
+		t.Logf("pair %d, since these were slower: %v", pair, slower)
+		again := comparePair(t, dist, injects, during)
+		maps.DeleteFunc(slower, func(what, _ string) bool { return again[what] == "" })
+	}
+	for what, told := range slower {
+		t.Errorf("%s later with an agent in every pair, in the first one %s", what, told)
+	}
+}
+
+// comparePair says in what the cluster with an agent was slower by more than the noise. Anything else that is worse fails the test.
+func comparePair(t *testing.T, dist *flinkproc.Dist, injects bool, during func(t *testing.T, injected *running)) (slower map[string]string) {
+	t.Helper()
+	slower = map[string]string{}
 	ns := namespace(t, "harmless", nil)
 	lives := observe(t, ns)
 	injected, plain := pair(t, dist, ns)
@@ -86,16 +109,18 @@ func compare(t *testing.T, dist *flinkproc.Dist, injects bool, during func(t *te
 		what          string
 		with, control time.Duration
 	}{
-		{"ready", with.ready.Sub(with.created), control.ready.Sub(control.created)},
+		{"ready", with.start(t), control.start(t)},
 		{"job running", injected.at.Sub(with.created), plain.at.Sub(control.created)},
 		{"gone after its job was canceled", with.gone.Sub(begin), control.gone.Sub(begin)},
 	} {
-		t.Logf("%s: %s after %.1f s, without an agent %.1f s", dist.Version, compared.what, compared.with.Seconds(), compared.control.Seconds())
-		if compared.with > compared.control+slack {
-			t.Errorf("%s after %s, and without an agent after %s", compared.what, compared.with, compared.control)
+		told := fmt.Sprintf("after %.1f s, without an agent %.1f s", compared.with.Seconds(), compared.control.Seconds())
+		t.Logf("%s: %s %s", dist.Version, compared.what, told)
+		if compared.with > compared.control+noise {
+			slower[compared.what] = told
 		}
 	}
 	with.isLike(t, control)
+	return slower
 }
 
 // life is what was seen of one JobManager's pod.
@@ -111,30 +136,48 @@ func (l life) isLike(t *testing.T, control life) {
 	if l.unready > control.unready {
 		t.Errorf("pod %s became unready %d times, and the one without an agent %d times", l.last.Name, l.unready, control.unready)
 	}
-	restarts, code, agents := fate(l.last)
-	wantRestarts, wantCode, _ := fate(control.last)
-	if restarts != wantRestarts || code != wantCode {
-		t.Errorf("Flink was restarted %d times and ended with code %d; without an agent %d times, and code %d", restarts, code, wantRestarts, wantCode)
+	is, want := fateOf(l.last), fateOf(control.last)
+	switch {
+	case !is.ended || !want.ended:
+		t.Errorf("nobody knows how Flink ended: with an agent %+v, without %+v", is, want)
+	case is.restarts != want.restarts || is.code != want.code:
+		t.Errorf("Flink was restarted %d times and ended with code %d; without an agent %d times, and code %d",
+			is.restarts, is.code, want.restarts, want.code)
 	}
-	if agents != 0 {
-		t.Errorf("the agent's container was restarted %d times", agents)
+	if is.agents != 0 {
+		t.Errorf("the agent's container was restarted %d times", is.agents)
 	}
 }
 
-// fate is how Flink's container, and the agent's, fared. The code is -1 if it is not known.
-func fate(pod corev1.Pod) (restarts, code, agents int) {
-	code = -1
+// start is from a pod's creation until it was ready.
+func (l life) start(t *testing.T) time.Duration {
+	t.Helper()
+	if l.ready.IsZero() {
+		t.Fatalf("nobody saw the pod become ready: %s", flinkpod.DescribePod(&l.last))
+	}
+	return l.ready.Sub(l.created)
+}
+
+// fate is how Flink's container, and the agent's, fared.
+type fate struct {
+	restarts int
+	ended    bool
+	code     int // only if it has ended
+	agents   int // how often the agent's container was restarted
+}
+
+func fateOf(pod corev1.Pod) (f fate) {
 	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		switch s.Name {
 		case flinkpod.MainContainer:
-			if restarts = int(s.RestartCount); s.State.Terminated != nil {
-				code = int(s.State.Terminated.ExitCode)
+			if f.restarts = int(s.RestartCount); s.State.Terminated != nil {
+				f.ended, f.code = true, int(s.State.Terminated.ExitCode)
 			}
 		case "holdfast-agent":
-			agents = int(s.RestartCount)
+			f.agents = int(s.RestartCount)
 		}
 	}
-	return restarts, code, agents
+	return f
 }
 
 // lives are those of a namespace's JobManager pods, by the name of the pod.
@@ -169,11 +212,10 @@ func (l *lives) note(pod *corev1.Pod, deleted bool) {
 		one = &life{created: time.Now()}
 		l.all[pod.Name] = one
 	}
-	_, code, _ := fate(*pod)
 	switch is, was := rig.Ready(pod), rig.Ready(&one.last); {
 	case is && one.ready.IsZero():
 		one.ready = time.Now()
-	case was && !is && pod.DeletionTimestamp == nil && code < 0:
+	case was && !is && pod.DeletionTimestamp == nil && !fateOf(*pod).ended:
 		one.unready++
 	}
 	if one.last = *pod; deleted {
@@ -244,7 +286,7 @@ func without(workload string) func(t *testing.T) {
 		check(t, err)
 		selector := "app.kubernetes.io/component=" + workload[strings.LastIndex(workload, "-")+1:]
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // longer than kubectl waits in all
 			defer cancel()
 			_, err := run(ctx, "scale", workload, "--replicas="+replicas)
 			for _, whole := range []string{workload, "deployment/holdfast-aggregator"} { // which is not ready without etcd
@@ -272,23 +314,41 @@ func cutOffAgent(t *testing.T, injected *running) {
 
 // killAgent kills the agent's program, as fast as it is started anew, for a quarter of a minute. Later it is witnessed again.
 func killAgent(t *testing.T, injected *running) {
-	killed := 0
+	killed := map[int]bool{} // by process: a dead one may be seen twice
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		_, agent := agentOf(t, injected)
 		if agent != 0 && syscall.Kill(agent, syscall.SIGKILL) == nil {
-			killed++
+			killed[agent] = true
 		}
 	}
-	t.Logf("killed %d times", killed)
-	if killed < 3 {
-		t.Errorf("the agent was killed %d times, want at least 3", killed)
+	t.Logf("killed %d times", len(killed))
+	if len(killed) < 3 {
+		t.Errorf("the agent was killed %d times, want at least 3", len(killed))
 	}
-	holdfast.until(t, injected.jobs(), again, "RUNNING Witnessed", "FAILED")
+	heard(t, injected, len(killed), 16*time.Second+prompt) // after a quarter of a minute its supervisor pauses for 8 to 16 s
+}
+
+// heard waits until the agent beats after so many ends of its program, and its job is witnessed. (That it is witnessed alone says little:
+// a verdict stays so for lease and hold time.)
+func heard(t *testing.T, r *running, ends int, within time.Duration) {
+	t.Helper()
+	eventually(t, within, fmt.Sprintf("the agent beats after %d ends of its program", ends), func(ctx context.Context) error {
+		log, err := cluster.Set.CoreV1().Pods(r.Namespace()).GetLogs(r.jobManager(t).Name, &corev1.PodLogOptions{Container: "holdfast-agent"}).DoRaw(ctx)
+		if err != nil {
+			return err
+		}
+		lives := strings.Split(string(log), "signal: killed")
+		if len(lives) != ends+1 || !strings.Contains(lives[ends], "beat is up") {
+			return fmt.Errorf("its log tells of %d ends, and after the last one: %s", len(lives)-1, lives[len(lives)-1])
+		}
+		return nil
+	})
+	holdfast.until(t, r.jobs(), prompt, "RUNNING Witnessed", "FAILED")
 }
 
 // chokeAgent lets the kernel kill the agent for want of memory, three times.
 func chokeAgent(t *testing.T, injected *running) {
-	for range 3 {
+	for kills := range 3 {
 		var container *node.Container
 		var agent int
 		eventually(t, time.Minute, "an agent runs", func(context.Context) error {
@@ -297,7 +357,7 @@ func chokeAgent(t *testing.T, injected *running) {
 			}
 			return nil
 		})
-		holdfast.until(t, injected.jobs(), again, "RUNNING Witnessed", "FAILED") // so its memory is in use
+		heard(t, injected, kills, prompt) // so its memory is in use
 		unchoke, err := container.Choke()
 		if errors.Is(err, node.ErrKillsAll) {
 			t.Skip(err)
@@ -311,7 +371,7 @@ func chokeAgent(t *testing.T, injected *running) {
 		})
 		check(t, unchoke())
 	}
-	holdfast.until(t, injected.jobs(), again, "RUNNING Witnessed", "FAILED")
+	heard(t, injected, 3, 8*time.Second+prompt) // its supervisor's fourth pause is 4 to 8 s
 }
 
 // agentOf gives the container of a cluster's agent, and the agent's process, 0 while there is none.

@@ -36,7 +36,7 @@ func TestRestrictedNamespace(t *testing.T) {
 		Dist: cluster.Flinks[0], Namespace: ns, ID: "orders", Pod: restricted(), TaskManagerPod: restricted(),
 	}, flinkproc.Job{})
 	checkAgents(t, r)
-	holdfast.until(t, r.jobs(), again, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
+	holdfast.until(t, r.jobs(), prompt, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
 }
 
 // restricted is what the level "restricted" asks of Flink's container.
@@ -73,7 +73,7 @@ func TestQuota(t *testing.T) {
 	quota(t, ns, "4", "4Gi", "20", "8Gi")
 	r := application(t, flinkpod.Options{Dist: cluster.Flinks[len(cluster.Flinks)-1], Namespace: ns, ID: "orders"}, flinkproc.Job{})
 	checkAgents(t, r)
-	holdfast.until(t, r.jobs(), again, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
+	holdfast.until(t, r.jobs(), prompt, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
 }
 
 // Where the namespace has room for Flink alone, Flink starts without an agent, and it can be seen why.

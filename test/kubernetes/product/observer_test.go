@@ -57,12 +57,30 @@ func (r *replica) ask(ctx context.Context, path string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
+const (
+	// prompt is within which time Holdfast must show what a live agent sees: it asks each second, and the tests leave little of the machine's
+	// processors to it.
+	prompt = 10 * time.Second
+	// recovery is within which time after healing a verdict must be Witnessed again: an agent that lost its lease tries for 10 s to get
+	// another, then pauses for 10 s, the longest of its pauses, then connects, in 5 s at most, and asks Flink. It is the part of invariant
+	// 13 (lease, hold and grace time, and the longest pause) that is not spent on silence.
+	recovery = 30 * time.Second
+)
+
 // flinkJobs are the jobs of one Flink cluster, as the suite watches them.
 type flinkJobs struct{ namespace, cluster string }
 
 // until waits until exactly one job of a cluster is shown as wanted (a beginning of verdict.String), by any replica that answers.
 // What no job of the cluster may ever be shown as, on the way, fails the test.
 func (s *site) until(t *testing.T, jobs flinkJobs, limit time.Duration, want string, never ...string) verdict {
+	t.Helper()
+	s.whole.RLock()
+	defer s.whole.RUnlock()
+	return s.watch(t, jobs, limit, want, never...)
+}
+
+// watch is until for who holds site.whole already.
+func (s *site) watch(t *testing.T, jobs flinkJobs, limit time.Duration, want string, never ...string) verdict {
 	t.Helper()
 	begin, last := time.Now(), map[string]string{}
 	for {

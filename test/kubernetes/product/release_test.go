@@ -68,7 +68,7 @@ func TestUpgrade(t *testing.T) {
 		check(t, step.do())
 		t.Logf("%s took %.1f s", step.what, time.Since(begin).Seconds())
 		for _, r := range jobs {
-			took := holdfast.everywhere(t, r.jobs(), again, "RUNNING Witnessed over=no attempt=1")
+			took := holdfast.everywhere(t, r.jobs(), recovery, "RUNNING Witnessed over=no attempt=1")
 			t.Logf("%s is witnessed, as every replica says, %.1f s later", r.ID(), took.Seconds())
 		}
 		after := parts(t)
@@ -215,7 +215,7 @@ func TestUninstall(t *testing.T) {
 	check(t, holdfast.install(limit(t)))
 	restored = true
 	installed := time.Now()
-	after := holdfast.until(t, known.jobs(), again, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
+	after := holdfast.until(t, known.jobs(), recovery, "RUNNING Witnessed over=no attempt=1", "FAILED", "UNKNOWN")
 	t.Logf("installed again in %.1f s, and the job is witnessed %.1f s later", installed.Sub(begin).Seconds(), time.Since(installed).Seconds())
 	if after.JobID != before.JobID {
 		t.Errorf("job %s is shown, and it was %s", after.JobID, before.JobID)

@@ -94,7 +94,9 @@ func (r *running) submit(t *testing.T, dist *flinkproc.Dist, name string) (id st
 // shown waits until one of several jobs is shown as wanted.
 func (r *running) shown(t *testing.T, id, want string) (is verdict) {
 	t.Helper()
-	eventually(t, again, fmt.Sprintf("job %s is shown as %s", id, want), func(ctx context.Context) error {
+	holdfast.whole.RLock()
+	defer holdfast.whole.RUnlock()
+	eventually(t, prompt, fmt.Sprintf("job %s is shown as %s", id, want), func(ctx context.Context) error {
 		all, err := holdfast.jobs(ctx, r.jobs())
 		if err != nil {
 			return err

@@ -33,6 +33,10 @@ type site struct {
 	mu       sync.Mutex
 	forwards map[string]*replica // by pod
 	last     []string            // the pods of the aggregator, as the API server last told
+
+	// whole is held for reading by tests that wait for what a whole Holdfast says within seconds, and for writing by one that takes all
+	// replicas away: until the dead leader's lease has run out, nobody settles anything.
+	whole sync.RWMutex
 }
 
 // replica is one pod of the aggregator, reached through the kubelet: whatever is cut of the pod's own network, this stays.
@@ -82,6 +86,32 @@ func (s *site) aggregators(ctx context.Context) ([]corev1.Pod, error) {
 	return slices.DeleteFunc(list.Items, func(pod corev1.Pod) bool {
 		return pod.DeletionTimestamp != nil || pod.Status.Phase != corev1.PodRunning
 	}), nil
+}
+
+// leader waits until a replica says that somebody leads who is not the given one, and gives who it is and since when.
+func (s *site) leader(t *testing.T, not string) (is string) {
+	t.Helper()
+	eventually(t, 30*time.Second, "somebody leads", func(ctx context.Context) error {
+		err := errors.New("there is no replica of the aggregator")
+		for _, r := range s.replicas(ctx) {
+			var status struct {
+				Leader struct {
+					Leads       bool
+					Name, Since string
+				}
+			}
+			if err = r.ask(ctx, "/api/v1/status", &status); err != nil {
+				continue
+			}
+			is = status.Leader.Name + " since " + status.Leader.Since
+			if status.Leader.Leads && is != not {
+				return nil
+			}
+			err = fmt.Errorf("%s says that %s leads: %t", r.pod, is, status.Leader.Leads)
+		}
+		return err
+	})
+	return is
 }
 
 func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
