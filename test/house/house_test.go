@@ -41,7 +41,7 @@ var rooms = map[string][]string{
 	"aggregator": {
 		"job", "evidence", "record", "settle", "flink", "etcd", "aggregator/board", "aggregator/api", "aggregator/intake", "aggregator/probe",
 	},
-	"sim": {"job", "evidence", "record", "settle", "etcd", "agent/view", "aggregator/board", "aggregator/intake"},
+	"sim":                   {"job", "evidence", "record", "settle", "etcd", "agent/view", "aggregator/board", "aggregator/intake"},
 	"webhook":               {"record"},
 	"webhook/breaker":       {},
 	"webhook/limits":        {"webhook"},
