@@ -130,6 +130,9 @@ func checkVersion(dir string, tx *bbolt.Tx) error {
 	return nil
 }
 
+// ErrDamaged says that etcd cannot use what is in the data folder.
+var ErrDamaged = errors.New("is damaged")
+
 func damaged(dir string, cause error) error {
-	return fmt.Errorf("data folder %s is damaged: restore it from a copy, or choose an empty folder: %w", dir, cause)
+	return fmt.Errorf("data folder %s %w: restore it from a copy, or choose an empty folder: %w", dir, ErrDamaged, cause)
 }

@@ -52,13 +52,15 @@ type Options struct {
 	Hosts []string
 	// Authority signs this member's certificate, and those of all others.
 	Authority *pki.Authority
-	// Quota bounds the database, in bytes. When it is reached, writes fail.
+	// Quota bounds the database, in bytes. When it is reached, writes and new leases fail, until history is compacted and the database
+	// defragmented, which happens by itself, or the quota is raised.
 	Quota int64
 	// Retention is how old history may be before it is compacted.
 	Retention time.Duration
 	Log       *slog.Logger
 
-	key crypto.Signer
+	key         crypto.Signer
+	upkeepEvery time.Duration // 0: the constant's
 }
 
 // Member is where one member is.
@@ -72,8 +74,6 @@ const (
 	askAgain   = 2 * time.Second
 	// alone is how long a member whose data does not outlive it waits for the others, before it takes them for gone, too.
 	alone = 60 * time.Second
-	// alarmsEvery is how often etcd is asked whether it has run out of space.
-	alarmsEvery = 30 * time.Second
 )
 
 // Run runs the member until ctx ends, and then stops it in order: a leader hands over first. Any other end is an error, which says what to
@@ -106,12 +106,15 @@ func (o *Options) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil // asked to end while it waited for the others
 		}
+		if errors.Is(err, etcdlocal.ErrDamaged) && len(o.Members) > 1 {
+			return fmt.Errorf("%w; or empty it: this member then joins the others anew, which have all that it had", err)
+		}
 		return err
 	}
 	defer server.Close()
 	o.Log.Info("etcd serves", "name", o.Name)
 	go o.remember(ctx)
-	go o.watchAlarms(ctx)
+	go o.upkeep(ctx)
 	select {
 	case <-ctx.Done():
 		return nil
@@ -334,41 +337,6 @@ func (o *Options) remember(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(askAgain):
-		}
-	}
-}
-
-// watchAlarms says when etcd takes no writes any more, and what to do.
-func (o *Options) watchAlarms(ctx context.Context) {
-	client, err := o.dial("https://" + net.JoinHostPort(cmp.Or(o.Listen, "127.0.0.1"), strconv.Itoa(o.ClientPort)))
-	if err != nil {
-		o.Log.Error("cannot ask for alarms", "error", err)
-		return
-	}
-	defer client.Close()
-	told := ""
-	for ctx.Err() == nil {
-		one, cancel := context.WithTimeout(ctx, askTimeout)
-		answer, err := client.AlarmList(one)
-		cancel()
-		var alarms []string
-		if err == nil {
-			for _, a := range answer.Alarms {
-				alarms = append(alarms, fmt.Sprintf("%s on member %x", a.Alarm, a.MemberID))
-			}
-			switch now := strings.Join(alarms, ", "); {
-			case now == told:
-			case now == "":
-				o.Log.Info("etcd's alarm is over", "was", told)
-			default:
-				o.Log.Error("etcd takes no writes: raise the quota, then compact, defragment and disarm (etcdctl alarm disarm)", "alarms", now,
-					"quota", o.Quota)
-			}
-			told = strings.Join(alarms, ", ")
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(alarmsEvery):
 		}
 	}
 }
