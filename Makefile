@@ -41,6 +41,10 @@ test-chart: ## render the Helm chart with every combination of values, and check
 sim: ## run the simulated world for a minute, or N schedules, from SEED on
 	go test -count 1 -timeout 0 ./sim -run TestSchedules -v -args -schedules $(or $(N),0) -seed $(or $(SEED),1)
 
+.PHONY: mutants
+mutants: ## plant known bugs one by one, and see a test notice each (ONLY=expression)
+	go run ./test/mutants $(if $(ONLY),-only '$(ONLY)')
+
 .PHONY: test-flink
 test-flink: ## run the product against real Flink processes (fetches Flink, and Java if it can)
 	go test -tags flink -timeout 60m -count 1 -p 1 ./test/flink/...

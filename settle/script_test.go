@@ -418,6 +418,8 @@ func (s *script) follow(w *words) error {
 			r.lose(source, "connection lost")
 		case "again":
 			r.list(source)
+		case "silent":
+			r.silent[source] = true
 		default:
 			return fmt.Errorf("a source is not %q", verb)
 		}

@@ -109,6 +109,8 @@ type replica struct {
 	core *Core
 	// follows says which sources are followed at the moment.
 	follows [numSources]bool
+	// silent are those that show no sign of life.
+	silent [numSources]bool
 	// writes says how etcd treats its writes: "" carries them out.
 	writes string
 	held   []Effect
@@ -462,7 +464,7 @@ func (r *replica) list(source Source) {
 			r.step(Pod{w.kubernetes.pods[name]})
 		}
 	}
-	r.follows[source] = true
+	r.follows[source], r.silent[source] = true, false
 	carriedOut := maps.Clone(r.writing)
 	if source == Verdicts {
 		maps.DeleteFunc(r.writing, func(k job.Key, _ bool) bool { return w.verdicts[k].Revision == 0 })
@@ -483,7 +485,7 @@ func (r *replica) lose(source Source, why string) {
 }
 
 func (r *replica) progress(source Source) {
-	if r.follows[source] {
+	if r.follows[source] && !r.silent[source] {
 		r.step(Progress{Source: source, Revision: r.w.revision, Term: r.w.term})
 	}
 }

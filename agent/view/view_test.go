@@ -177,6 +177,27 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// What the process before denied, this one has not: it must say so twice by itself.
+func TestDeniedByTwoProcesses(t *testing.T) {
+	e := newEye(t)
+	e.see(list(running()))
+	e.wantNothing(e.see(missing(Asked{Known: job.No})))
+	e.see(Look{Reach: job.Refused})
+	successor := func() Look {
+		l := missing(Asked{Known: job.No})
+		l.Process = &Process{Incarnation: "two"}
+		return l
+	}
+	e.see(successor())
+	if r := e.v.jobs["a"].report; r.Known != job.Yes {
+		t.Errorf("denied once by each of two processes: %+v", r)
+	}
+	r := e.wantOne(e.see(successor()))
+	if r.Known != job.No || r.Denier != "two" {
+		t.Errorf("denied twice: %+v", r)
+	}
+}
+
 // A state without its attempt cannot end an attempt, nor begin one.
 func TestStateWithoutAttempt(t *testing.T) {
 	for _, c := range []struct {
