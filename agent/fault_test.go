@@ -388,21 +388,41 @@ func TestJobManagerRestarts(t *testing.T) {
 	}
 }
 
-// Without etcd the agent goes on looking, and leaves when it is told to.
+// A pod's end waits for its agent. Where etcd is away, it does not wait for etcd, whether there is something to say or not.
 func TestLeavesWithoutEtcd(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, 0)
-	w.etcd.Kill()
-	w.addJob("orders", job.Running)
-	_, stop := w.run()
-	w.looks(5)
-	began := time.Now()
-	stop()
-	if took := time.Since(began); took > 12*time.Second {
-		t.Errorf("leaving took %s", took)
-	}
-	if !strings.Contains(w.log.String(), "leaves without a goodbye") {
-		t.Error("the log does not say that the reports are lost")
+	for _, tt := range []struct {
+		name      string
+		jobs, old bool
+		within    time.Duration
+		says      string
+	}{
+		{"etcd has not come yet", true, false, flushBound, "leaves without a goodbye: not all reports could be written"},
+		{"etcd never came", true, true, outBound, "leaves without a goodbye: not all reports could be written"},
+		{"etcd never came, and there is nothing to say", false, true, 0, "leaves without a goodbye: it has no beat to take away"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 0)
+			w.etcd.Kill()
+			if tt.jobs {
+				w.addJob("orders", job.Running)
+			}
+			_, stop := w.run(func(a *Agent) {
+				if tt.old {
+					a.post.born = a.post.born.Add(-2 * arrival)
+				}
+			})
+			w.looks(5)
+			began := time.Now()
+			stop()
+			if took := time.Since(began); took > tt.within+time.Second {
+				t.Errorf("leaving took %s", took)
+			}
+			if !strings.Contains(w.log.String(), tt.says) {
+				t.Errorf("the log does not say %q", tt.says)
+			}
+		})
 	}
 }
 

@@ -9,17 +9,18 @@ import (
 )
 
 const (
-	// flushBound bounds the last writes and goodbyeBound what follows. With the last look an agent is gone within 10 s; the
-	// Flink operator, and a pod's grace period of 30 s, wait for it.
-	flushBound   = 5 * time.Second
-	goodbyeBound = 2 * time.Second
-	// Where etcd has been out of reach, the pod's end waits for it no longer than outBound.
+	// flushBound bounds the last writes, and goodbyeBound what follows: an etcd that is well takes milliseconds for them. Whoever deletes the pod
+	// waits that long for one that was lost a moment ago.
+	flushBound   = 3 * time.Second
+	goodbyeBound = time.Second
+	// outBound bounds them where etcd has been out of reach for longer.
 	outBound = time.Second
 	// arrival is how long after its start an agent without a lease may still be on its way to its first.
 	arrival = 10 * time.Second
 )
 
-// leave says all that there is to say, and then goodbye. Its time is its own: the context of Run has ended.
+// leave says all that there is to say, and then goodbye. Its time is its own, since the context of Run has ended: with the last look at Flink,
+// which is refused at once where Flink has ended, 7 s at most.
 func (a *Agent) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), look.Bound+flushBound+goodbyeBound)
 	defer cancel()
@@ -44,7 +45,8 @@ func (a *Agent) leave() {
 	a.log.Info("agent has left", "session", a.session)
 }
 
-// outOfReach says that etcd has not been there for longer than a lease lasts, or never was.
+// outOfReach says that there is no lease, and that it is not the first one that is still on its way: etcd has not been there for longer than
+// a lease lasts, or never was.
 func (p *post) outOfReach() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
