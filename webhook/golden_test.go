@@ -22,6 +22,7 @@ var rewrite = flag.Bool("rewrite", false, "write the golden files anew; read the
 // settings are those of the golden files.
 func settings() Settings {
 	s := Defaults()
+	s.Archive = ArchiveAuto
 	s.Image, s.Version = "registry.example/holdfast:1.0.0", "1.0.0"
 	s.Site, s.SiteUID = "west", "0b1c2d3e-1111-4222-8333-444455556666"
 	s.EtcdEndpoints = []string{"https://holdfast-etcd.holdfast.svc:2379"}

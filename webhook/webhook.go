@@ -111,7 +111,7 @@ func Defaults() Settings {
 		Architectures:    []string{"amd64", "arm64"},
 		Site:             "default",
 		Resources:        Resources{CPURequest: "2m", MemoryRequest: "16Mi", MemoryLimit: "64Mi", CPULimit: "50m"},
-		Archive:          ArchiveAuto,
+		Archive:          ArchiveOff,
 		ArchiveSizeLimit: "128Mi",
 		NativeSidecars:   true,
 	}

@@ -43,7 +43,7 @@ func file(t *testing.T, text string) string {
 
 func explain(t *testing.T, args ...string) string {
 	t.Helper()
-	code, out, errs := run(nil, append([]string{"webhook", "explain"}, args...)...)
+	code, out, errs := run(nil, append([]string{"webhook", "explain", "--archive", "auto"}, args...)...)
 	if code != 0 || errs != "" {
 		t.Fatalf("%q: exit code %d, complained %q", args, code, errs)
 	}

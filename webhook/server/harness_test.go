@@ -95,6 +95,7 @@ type rig struct {
 // settings are those of a site.
 func settings() webhook.Settings {
 	s := webhook.Defaults()
+	s.Archive = webhook.ArchiveAuto
 	s.Image, s.Version, s.SiteUID = "holdfast:1", "1.0.0", "4f9d1c1e-0000-4000-8000-000000000000"
 	s.EtcdEndpoints = []string{"https://holdfast-etcd.holdfast.svc:2379"}
 	return s
