@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/holdfast-dev/holdfast/etcd"
@@ -116,7 +117,7 @@ func (r *replica) get(path string, into any) int {
 func (r *replica) job(id string) answer {
 	r.t.Helper()
 	var a answer
-	if code := r.get("/api/v1/jobs/"+site+"/default/orders/"+id, &a); code != http.StatusOK {
+	if code := r.get("/api/v1/jobs/"+r.o.Site+"/default/orders/"+id, &a); code != http.StatusOK {
 		a.State = fmt.Sprintf("HTTP %d", code)
 	}
 	return a
@@ -170,6 +171,7 @@ func (r *replica) history(id string) []string {
 type witness struct {
 	t      *testing.T
 	client *clientv3.Client
+	site   string
 	agent  evidence.Agent
 	lease  clientv3.LeaseID
 	n      int64
@@ -179,7 +181,7 @@ type witness struct {
 
 func newWitness(t *testing.T, client *clientv3.Client, uid string) *witness {
 	return &witness{
-		t: t, client: client, agent: evidence.Agent{Namespace: "default", Cluster: "orders", PodUID: uid},
+		t: t, client: client, site: site, agent: evidence.Agent{Namespace: "default", Cluster: "orders", PodUID: uid},
 		seen: map[string][]evidence.Transition{},
 	}
 }
@@ -205,7 +207,7 @@ func (w *witness) beat() {
 	b := evidence.Beat{
 		Agent: w.agent, Session: "s-" + w.agent.PodUID, Incarnation: "i-1", Reach: job.Fine, HighAvailability: job.No, At: "now",
 	}
-	w.put(record.BeatKey(site, w.agent), record.EncodeBeat(b), clientv3.WithLease(w.lease))
+	w.put(record.BeatKey(w.site, w.agent), record.EncodeBeat(b), clientv3.WithLease(w.lease))
 }
 
 func (w *witness) report(id string, start job.Stamp, states ...job.State) {
@@ -220,7 +222,7 @@ func (w *witness) report(id string, start job.Stamp, states ...job.State) {
 	}
 	all := w.seen[id]
 	newest := all[len(all)-1]
-	w.put(record.ReportKey(site, w.agent, id), record.EncodeReport(evidence.Report{
+	w.put(record.ReportKey(w.site, w.agent, id), record.EncodeReport(evidence.Report{
 		Agent: w.agent, JobID: id, Session: "s-" + w.agent.PodUID, Sequence: w.n, Incarnation: "i-1", Name: "orders", Reach: job.Fine,
 		StartTime: newest.StartTime, State: newest.State, Via: job.ViaREST, Known: job.Yes, LastAnswer: newest.At, Transitions: all,
 	}))
@@ -310,6 +312,68 @@ func TestASecondReplicaTakesOverAndAnswersThroughout(t *testing.T) {
 	other.until(orders, "FINISHED Witnessed over=yes #1", "FAILED", "UNKNOWN", "HTTP")
 	if got := strings.Join(other.history(orders), ", "); got != "RUNNING Witnessed, RESTARTING Witnessed, RUNNING Witnessed, FINISHED Witnessed" {
 		t.Errorf("history: %s", got)
+	}
+}
+
+// Two sites share an etcd, and run the same namespace, cluster and job id: what is so of one says nothing of the other.
+func TestTwoSitesShareAnEtcd(t *testing.T) {
+	t.Parallel()
+	client := etcdproc.Start(t, 0).Client()
+	east := startWith(t, Options{Site: "east", UID: "uid-1", Name: "one", Etcd: client, Settle: impatient()})
+	west := startWith(t, Options{Site: "west", UID: "uid-2", Name: "two", Etcd: client, Settle: impatient()})
+	var witnesses []*witness
+	for _, r := range []*replica{east, west} {
+		w := newWitness(t, client, "pod-1")
+		w.site = r.o.Site
+		w.beat()
+		w.report(orders, "T1", job.Running)
+		r.until(orders, "RUNNING Witnessed over=no #1")
+		witnesses = append(witnesses, w)
+	}
+	witnesses[0].report(orders, "T1", job.Failed)
+	east.until(orders, "FAILED Witnessed over=yes #1")
+	witnesses[1].report(orders, "T1", job.Restarting)
+	west.until(orders, "RESTARTING Witnessed over=no #1", "FAILED", "UNKNOWN")
+	witnesses[0].die()
+	east.until(orders, "FAILED Witnessed over=yes #1", "Held")
+	west.until(orders, "RESTARTING Witnessed over=no #1", "FAILED", "UNKNOWN", "Held")
+	var list struct{ Items []struct{ Site string } }
+	if west.get("/api/v1/jobs", &list); len(list.Items) != 1 || list.Items[0].Site != "west" {
+		t.Errorf("the west shows %v", list.Items)
+	}
+}
+
+// A leader that cannot write what it judges holds its lease all the same, since keepalives go on: it is not believed for longer than the hold time.
+func TestALeaderThatCannotWriteIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	proc := etcdproc.Start(t, 16<<20)
+	client := proc.Client()
+	one, two := start(t, client, "one"), start(t, client, "two")
+	w := newWitness(t, client, "pod-1")
+	w.beat()
+	w.report(orders, "T1", job.Running)
+	for _, r := range []*replica{one, two} {
+		r.until(orders, "RUNNING Witnessed")
+	}
+	ticks := map[job.Stamp]bool{}
+	for deadline := time.Now().Add(2 * impatient().Hold); len(ticks) < 3 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if leader, leads := two.board.Snapshot().Leader(); leads {
+			ticks[leader.Ticked] = true
+		}
+	}
+	if len(ticks) < 3 {
+		t.Fatalf("in two hold times the leader showed life at %v", ticks)
+	}
+	block := strings.Repeat("x", 1<<20)
+	for i := 0; ; i++ {
+		if _, err := client.Put(t.Context(), fmt.Sprintf("block/%d", i), block); errors.Is(err, rpctypes.ErrNoSpace) {
+			break
+		} else if err != nil || i > 64 {
+			t.Fatalf("block %d: %v", i, err)
+		}
+	}
+	for _, r := range []*replica{one, two} {
+		r.until(orders, "RUNNING Held over=no #1 NoSettler", "FAILED", "UNKNOWN", "HTTP")
 	}
 }
 

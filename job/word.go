@@ -94,7 +94,7 @@ const (
 	JobManagerDown
 	// ContainerExited: nobody saw how the job ended, and the JobManager's exit code tells.
 	ContainerExited
-	// NoSettler: no aggregator leads, so nobody settles.
+	// NoSettler: no aggregator leads, or the one that does cannot judge, or cannot write what it judges.
 	NoSettler
 
 	numReasons

@@ -35,7 +35,7 @@ var silences = map[job.Reason]struct{ since, plain string }{
 		"the JobManager says that it does not know this job",
 	},
 	job.StoreUnreachable: {"etcd could not be read for ", "etcd could not be read"},
-	job.NoSettler:        {"no aggregator has led for ", "no aggregator leads"},
+	job.NoSettler:        {"no aggregator has judged for ", "no aggregator judges"},
 }
 
 // appendMessage appends the message, which needs no more escaping for JSON.
@@ -82,7 +82,7 @@ func (v *View) appendMessage(dst []byte, j *Job) []byte {
 // append says which part of S13 holds, and since when by this server's own clock.
 func (w *Weakness) append(dst []byte, now time.Time) []byte {
 	if w.Reason == job.NoSettler {
-		dst = append(dst, "no aggregator has led for "...)
+		dst = append(dst, "no aggregator has judged for "...)
 	} else {
 		dst = append(dst, "this server has been cut off from etcd for "...)
 	}

@@ -82,7 +82,7 @@ func TestMessages(t *testing.T) {
 		},
 		{
 			ended(job.Failed, job.ViaREST, "out of memory"), Weakness{job.NoSettler, since},
-			"no aggregator has led for 4m15s, since 2026-01-02T15:04:00Z; Flink said FAILED before that: out of memory",
+			"no aggregator has judged for 4m15s, since 2026-01-02T15:04:00Z; Flink said FAILED before that: out of memory",
 		},
 		{held(job.AgentSilent), Weakness{job.NoSettler, since}, "the agent has been silent for 4m10s; Flink said RUNNING before that"},
 	} {

@@ -212,5 +212,5 @@ var waitsFor = map[string]string{
 		"and no high-availability record names it.",
 	"ContainerExited":  "Proof of how it ended: Flink's archive, or an agent's last words. Or a new attempt of the job.",
 	"StoreUnreachable": "The server reaching etcd, and reading this job's record, again. 'holdfast status' shows which source is sick.",
-	"NoSettler":        "An aggregator leading again. 'holdfast status' shows whether one does.",
+	"NoSettler":        "An aggregator leading again, and judging: one that does not hear etcd, or cannot write there, does not count. 'holdfast status' shows more.",
 }
