@@ -30,6 +30,8 @@ var checks = map[string]func(t *testing.T, c combination, all []object){
 	"rights":           checkRights,
 	"network":          checkNetwork,
 	"webhooks":         checkWebhooks,
+	"resilience":       checkResilience,
+	"monitor":          checkMonitor,
 }
 
 func TestEveryCombination(t *testing.T) {
