@@ -26,11 +26,7 @@ func TestNativeApplication(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, dist *flinkproc.Dist) {
 		options := flinkpod.Options{Dist: dist, Namespace: namespace(t, "native", nil), ID: "orders"}
-		first := begun(t, options, 1)
-		if pod := first.jobManager(t); !isInjected(pod) {
-			t.Errorf("pod %s has no agent", pod.Name)
-		}
-		canceled(t, first)
+		first, _ := canceledInSight(t, options, func(int) int { return 1 }) // each time another job
 		record := holdfast.record(t, first.jobs())
 		second := begun(t, options, 1)
 		if second.job == first.job {
@@ -53,15 +49,14 @@ func TestNativeApplicationWithHighAvailability(t *testing.T) {
 	t.Parallel()
 	eachVersion(t, func(t *testing.T, dist *flinkproc.Dist) {
 		options := flinkpod.Options{Dist: dist, Namespace: namespace(t, "native-ha", nil), ID: "orders", HA: true}
-		first := begun(t, options, 1)
-		canceled(t, first)
+		first, attempt := canceledInSight(t, options, func(try int) int { return try })
 		record := holdfast.record(t, first.jobs())
-		second := begun(t, options, 2)
+		second := begun(t, options, attempt+1)
 		if second.job != first.job {
 			t.Errorf("the application's second job is %s, and its first one was %s", second.job, first.job)
 		}
-		record.only(t, "CANCELED Witnessed over=yes attempt=1", "INITIALIZING Witnessed over=no attempt=2", "CREATED Witnessed over=no attempt=2",
-			"RUNNING Witnessed over=no attempt=2")
+		next := fmt.Sprintf("Witnessed over=no attempt=%d", attempt+1)
+		record.only(t, fmt.Sprintf("CANCELED Witnessed over=yes attempt=%d", attempt), "INITIALIZING "+next, "CREATED "+next, "RUNNING "+next)
 	})
 }
 
@@ -100,11 +95,40 @@ func begun(t *testing.T, options flinkpod.Options, attempt int) *running {
 	return r
 }
 
-// canceled cancels an application's job and waits until Flink has removed its cluster by itself.
-func canceled(t *testing.T, r *running) {
+// canceledInSight starts an application and cancels it, until its end was seen, three times at most: a JobManager leaves within 2 s of its job's
+// end, and whoever asks it now and then misses some. What was missed is held, and never shown as FAILED. attempt says which one a try is.
+func canceledInSight(t *testing.T, options flinkpod.Options, attempt func(try int) int) (*running, int) {
+	t.Helper()
+	for try := 1; try <= 3; try++ {
+		r := begun(t, options, attempt(try))
+		if pod := r.jobManager(t); !isInjected(pod) {
+			t.Errorf("pod %s has no agent", pod.Name)
+		}
+		if canceled(t, r) {
+			return r, attempt(try)
+		}
+		t.Logf("nobody saw how job %s ended", r.job)
+	}
+	t.Fatal("of three endings none was seen")
+	return nil, 0
+}
+
+// canceled cancels an application's job, waits until Flink has removed its cluster by itself, and says whether the job is shown as CANCELED.
+func canceled(t *testing.T, r *running) (seen bool) {
 	t.Helper()
 	check(t, r.flink.Cancel(limit(t), r.job))
-	r.shown(t, r.job, "CANCELED Witnessed over=yes")
+	for begin := time.Now(); !seen && time.Since(begin) < prompt; time.Sleep(100 * time.Millisecond) {
+		all, err := holdfast.jobs(t.Context(), r.jobs())
+		if err != nil {
+			continue
+		}
+		for _, v := range all {
+			if v.State == "FAILED" || v.State == "UNKNOWN" {
+				t.Fatalf("job %s was canceled, and is shown as %s", v.JobID, v)
+			}
+			seen = seen || v.JobID == r.job && strings.HasPrefix(v.String(), "CANCELED Witnessed over=yes")
+		}
+	}
 	eventually(t, time.Minute, "Flink removes its cluster", func(ctx context.Context) error {
 		pods, err := r.JobManagers(ctx)
 		if err == nil && len(pods) > 0 {
@@ -122,6 +146,7 @@ func canceled(t *testing.T, r *running) {
 		}
 		return err
 	})
+	return seen
 }
 
 // concluded is when the end of a pod has had all its consequences: the lease of its agent has run out, then the hold time, then the grace
