@@ -144,28 +144,41 @@ func TestDefragmentsInTime(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
 	o := c.frugal(0, 1)
-	o.Retention = time.Second
+	o.Retention, o.upkeepEvery = time.Second, time.Hour // its rounds are this test's, so that none comes between the writes
 	c.run(o)
 	client := c.client(0)
-	block := strings.Repeat("x", 256<<10)
-	for i := range testQuota / 8 * 6 / len(block) {
+	block := strings.Repeat("x", 64<<10)
+	// Slowly: the size is told with each batch, 100 ms apart, and the last batch must not go beyond the quota.
+	for i := 0; ; i++ {
 		if _, err := client.Put(t.Context(), fmt.Sprintf("block/%d", i), block); err != nil {
 			t.Fatal(err)
 		}
-	}
-	c.eventually("the database has grown", func(ctx context.Context) error { // a batch of writes counts once it is committed
-		if small(ctx, client) == nil {
-			return errors.New("it is small")
+		status, err := client.Status(t.Context(), client.Endpoints()[0])
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
+		if status.DbSize > testQuota/4*3 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	if _, err := client.Delete(t.Context(), "block/", clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
 	}
-	c.eventually("the database is small", func(ctx context.Context) error {
+	c.eventually("what was deleted is free", func(ctx context.Context) error {
 		c.put(client, "kept") // a page counts as free once another transaction has been written
-		return small(ctx, client)
+		status, err := client.Status(ctx, client.Endpoints()[0])
+		if err == nil && status.DbSizeInUse > testQuota/4 {
+			err = fmt.Errorf("%d bytes are in use", status.DbSizeInUse)
+		}
+		return err
 	})
+	if err := (&caretaker{Options: o, own: client, tried: map[uint64]int64{}}).round(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := small(t.Context(), client); err != nil {
+		t.Error(err)
+	}
 	c.has(0, "kept")
 	if text := c.logs.String(); strings.Contains(text, "NOSPACE") {
 		t.Errorf("it was full: %s", text)
