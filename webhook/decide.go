@@ -73,7 +73,7 @@ func look(s Settings, r Request) (*view, Decision) {
 	v.configs = configFiles(configSource(pod, v.container), r.FlinkConfig)
 
 	d := Decision{Mode: Plain, ClusterID: v.clusterID()}
-	if s.NativeSidecars {
+	if s.NativeSidecars && s.Mode != ModePlain {
 		d.Mode = Native
 	}
 	if d.ClusterID == "" {
@@ -90,8 +90,11 @@ func look(s Settings, r Request) (*view, Decision) {
 		return stop(ReasonPortUnknown, "it cannot be told at which port Flink's REST API listens: set rest.port, declare it as the container's "+
 			"port named rest, or name it in the annotation %s", AnnotationRESTPort)
 	case d.Mode == Plain && pod.Spec.RestartPolicy != "" && pod.Spec.RestartPolicy != corev1.RestartPolicyAlways:
-		return stop(ReasonNeedsNativeSidecars, "the pod is over when its containers have ended, and an agent among them would keep it: "+
-			"Kubernetes 1.29 or newer is needed")
+		needed := "Kubernetes 1.29 or newer is needed"
+		if s.NativeSidecars {
+			needed = "native sidecars are needed, so the installation's agent.mode plain would have to be auto"
+		}
+		return stop(ReasonNeedsNativeSidecars, "the pod is over when its containers have ended, and an agent among them would keep it: %s", needed)
 	case tooLarge(pod, len(r.Pod)):
 		return stop(ReasonTooLarge, "the pod is so near to what Kubernetes allows for a pod or its annotations that the agent could make "+
 			"it too large: make it smaller")

@@ -323,15 +323,17 @@ func TestWhoIsLeftAlone(t *testing.T) {
 }
 
 func TestPlainAgentsKeepNoPod(t *testing.T) {
-	old := settings()
-	old.NativeSidecars = false
+	old, plain := settings(), settings()
+	old.NativeSidecars, plain.Mode = false, ModePlain
 	for policy, want := range map[corev1.RestartPolicy]Reason{
 		corev1.RestartPolicyAlways: ReasonJobManager, "": ReasonJobManager,
 		corev1.RestartPolicyOnFailure: ReasonNeedsNativeSidecars, corev1.RestartPolicyNever: ReasonNeedsNativeSidecars,
 	} {
 		pod := podOf(func(p *corev1.Pod) { p.Spec.RestartPolicy = policy })
-		if d := decide(t, old, pod); d.Reason != want {
-			t.Errorf("plain, %s: %s", policy, d.Reason)
+		for why, s := range map[string]Settings{"Kubernetes is old": old, "it is wanted": plain} {
+			if d := decide(t, s, pod); d.Reason != want || d.Inject && d.Mode != Plain {
+				t.Errorf("plain since %s, %s: %s, %s", why, policy, d.Reason, d.Mode)
+			}
 		}
 		if d := decide(t, settings(), pod); d.Reason != ReasonJobManager || d.Mode != Native {
 			t.Errorf("native, %s: %s", policy, d.Reason)

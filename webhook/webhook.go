@@ -59,6 +59,16 @@ const (
 	Plain Mode = "plain"
 )
 
+// ModePolicy says which form the agent may have.
+type ModePolicy string
+
+const (
+	// ModeAuto is Native where Kubernetes has it, and else Plain.
+	ModeAuto ModePolicy = "auto"
+	// ModePlain is Plain everywhere, for clusters where something else does not get along with native sidecars. The pods of Jobs get none then.
+	ModePlain ModePolicy = "plain"
+)
+
 // ArchivePolicy says whether archive folders are injected at all.
 type ArchivePolicy string
 
@@ -90,6 +100,7 @@ type Settings struct {
 	// ReadConfigMaps says that Request.FlinkConfig is told where ConfigMapNeeded asks for it.
 	ReadConfigMaps bool
 
+	Mode ModePolicy
 	// NativeSidecars says that the API server is of Kubernetes 1.29 or newer.
 	NativeSidecars bool
 
@@ -113,6 +124,7 @@ func Defaults() Settings {
 		Resources:        Resources{CPURequest: "2m", MemoryRequest: "16Mi", MemoryLimit: "64Mi", CPULimit: "50m"},
 		Archive:          ArchiveOff,
 		ArchiveSizeLimit: "128Mi",
+		Mode:             ModeAuto,
 		NativeSidecars:   true,
 	}
 }
@@ -151,6 +163,9 @@ func (s Settings) Validate() error {
 	}
 	if err := checkCA(s.EtcdCA); err != nil {
 		all = append(all, err)
+	}
+	if s.Mode != ModeAuto && s.Mode != ModePlain {
+		wrong("the agent's mode %.80q is neither auto nor plain", s.Mode)
 	}
 	if s.Archive != ArchiveAuto && s.Archive != ArchiveOff {
 		wrong("the archive policy %.80q is neither auto nor off", s.Archive)

@@ -109,6 +109,7 @@ func TestWrongFlags(t *testing.T) {
 		{append(files, "--tls-key", ""), nil, []string{"--tls-cert and --tls-key go together"}},
 		{fine("--etcd-ca", missing), nil, []string{"--etcd-ca: open " + missing}},
 		{fine("--archive", "maybe"), nil, []string{"maybe"}},
+		{fine("--agent-mode", "native"), nil, []string{`the agent's mode "native" is neither auto nor plain`}},
 		{fine("--agent-memory-limit", "much"), nil, []string{"much"}},
 		{fine("--agent-pull-policy", "Sometimes"), nil, []string{"Sometimes"}},
 		{fine("--breaker-pause", "1ms"), nil, []string{"--breaker-pause 1ms is shorter than a second"}},

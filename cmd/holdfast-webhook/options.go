@@ -31,7 +31,7 @@ type options struct {
 
 	// settings are those of the agents, as far as flags say them.
 	settings                webhook.Settings
-	archive                 string
+	mode, archive           string
 	etcdCA, etcdCAConfigMap string
 
 	namespaces    []string
@@ -64,6 +64,8 @@ func (o *options) add(cmd *cobra.Command) {
 	f.StringVar(&s.PullPolicy, "agent-pull-policy", s.PullPolicy, "when the agent's image is pulled: Always, IfNotPresent or Never")
 	f.StringSliceVar(&s.Architectures, "agent-architectures", s.Architectures,
 		"the processors that the agent's image is made for; empty for all")
+	f.StringVar(&o.mode, "agent-mode", string(s.Mode),
+		"auto: a native sidecar where Kubernetes has it, from 1.29 on; plain: the last of the containers everywhere")
 	f.StringVar(&s.Resources.CPURequest, "agent-cpu-request", s.Resources.CPURequest, "the agent's request of cpu")
 	f.StringVar(&s.Resources.MemoryRequest, "agent-memory-request", s.Resources.MemoryRequest, "the agent's request of memory")
 	f.StringVar(&s.Resources.CPULimit, "agent-cpu-limit", s.Resources.CPULimit,
@@ -139,7 +141,7 @@ func (o *options) check() error {
 	if o.shutdownDelay < 0 {
 		mistake("--shutdown-delay %s is negative", o.shutdownDelay)
 	}
-	o.settings.Archive = webhook.ArchivePolicy(o.archive)
+	o.settings.Mode, o.settings.Archive = webhook.ModePolicy(o.mode), webhook.ArchivePolicy(o.archive)
 	if err := o.settings.Validate(); err != nil {
 		wrong = append(wrong, err)
 	}

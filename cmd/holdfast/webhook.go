@@ -35,7 +35,8 @@ type supposed struct {
 	file, output string
 
 	settings      webhook.Settings
-	archive, etcd string
+	mode, archive string
+	etcd          string
 	kubernetes    string
 	selectors     string
 	namespace     string
@@ -56,6 +57,7 @@ func (s *supposed) add(cmd *cobra.Command) {
 	f.StringVar(&set.Image, "agent-image", "ghcr.io/holdfast-dev/holdfast:"+flags.Version(version), "the agent's image")
 	f.StringVar(&set.PullPolicy, "agent-pull-policy", set.PullPolicy, "when it is pulled")
 	f.StringSliceVar(&set.Architectures, "agent-architectures", set.Architectures, "the processors that it is made for")
+	f.StringVar(&s.mode, "agent-mode", string(set.Mode), "auto: a native sidecar where Kubernetes has it; plain: the last of the containers")
 	f.StringVar(&r.CPURequest, "agent-cpu-request", r.CPURequest, "the agent's request of cpu")
 	f.StringVar(&r.CPULimit, "agent-cpu-limit", r.CPULimit, "its limit of cpu, where it has to have one")
 	f.StringVar(&r.MemoryRequest, "agent-memory-request", r.MemoryRequest, "its request of memory")
@@ -68,6 +70,7 @@ func (s *supposed) add(cmd *cobra.Command) {
 	f.StringVar(&set.ArchiveSizeLimit, "archive-size-limit", set.ArchiveSizeLimit, "how large one may become")
 	f.BoolVar(&set.ReadConfigMaps, "read-configmaps", false, "the webhook may read ConfigMaps: those among the documents of --filename")
 	offer(cmd, "output", asText, asJSON, asYAML)
+	offer(cmd, "agent-mode", string(webhook.ModeAuto), string(webhook.ModePlain))
 	offer(cmd, "archive", string(webhook.ArchiveAuto), string(webhook.ArchiveOff))
 }
 
@@ -128,7 +131,8 @@ func (s *supposed) check() ([]webhook.NamedSelector, error) {
 	if s.file == "" {
 		return nil, flags.Usage(errors.New("--filename is missing: give the file with the pod, or - for standard input"))
 	}
-	s.settings.Version, s.settings.Archive = flags.Version(version), webhook.ArchivePolicy(s.archive)
+	s.settings.Version = flags.Version(version)
+	s.settings.Mode, s.settings.Archive = webhook.ModePolicy(s.mode), webhook.ArchivePolicy(s.archive)
 	var err error
 	if s.settings.NativeSidecars, err = webhook.HasNativeSidecars(s.kubernetes); err != nil {
 		return nil, flags.Usage(fmt.Errorf("--kubernetes-version: %w", err))
@@ -293,7 +297,7 @@ func (p *program) tellPeople(e *explanation) error {
 
 var modes = map[webhook.Mode]string{
 	webhook.Native: "an init container that goes on running; it starts before Flink and is stopped after it",
-	webhook.Plain:  "the last of the containers, for Kubernetes before 1.29",
+	webhook.Plain:  "the last of the containers, since native sidecars are not to be had, or not wanted",
 }
 
 // change is one operation in words.

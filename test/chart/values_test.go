@@ -50,6 +50,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{"webhook: {certificates: {issuerRef: {kind: Issuer}}}", "/webhook/certificates/issuerRef': missing property 'name'"},
 		{"agent: {resources: {limits: {gpu: 1}}}", "/agent/resources/limits': additional properties 'gpu' not allowed"},
 		{"agent: {resources: {requests: {cpu: -1}}}", "/agent/resources/requests/cpu': minimum: got -1, want 0"},
+		{"agent: {mode: native}", "/agent/mode': value must be one of 'auto', 'plain'"},
 		{"agent: {prepull: true}", "/agent/prepull': got boolean, want object"},
 		{"endings: {archive: on}", "/endings/archive': got boolean, want string"},
 		{"endings: {archive: always}", "/endings/archive': value must be one of 'auto', 'off'"},
