@@ -127,7 +127,7 @@ type Cut struct {
 }
 
 // Cut cuts the pod off from peers, both ways: addresses, or address:port of servers that the pod is a client of, or networks in CIDR
-// notation. Without peers it is cut off from everything but itself. A service is a peer of its own beside its pods. Stop heals
+// notation; or :port for all clients of a server in the pod, whose other ports go on. Without peers it is cut off from everything but itself. A service is a peer of its own beside its pods. Stop heals
 // what is still cut.
 func (w *Network) Cut(ctx context.Context, how How, peers ...string) (*Cut, error) {
 	rules, err := cutRules(how, peers)
@@ -182,11 +182,17 @@ func matchPeer(peer string) (match, error) {
 		addr, port := at.Addr().String(), strconv.Itoa(int(at.Port()))
 		return match{[]string{"-d", addr, "-p", "tcp", "--dport", port}, []string{"-s", addr, "-p", "tcp", "--sport", port}, true}, nil
 	}
+	if port, is := strings.CutPrefix(peer, ":"); is {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			return match{}, fmt.Errorf("%q is no port: %w", peer, err)
+		}
+		return match{[]string{"-p", "tcp", "--sport", port}, []string{"-p", "tcp", "--dport", port}, true}, nil
+	}
 	addr, err := netip.ParseAddr(peer)
 	if err != nil {
 		network, err := netip.ParsePrefix(peer)
 		if err != nil {
-			return match{}, fmt.Errorf("%q is no address, address:port or network", peer)
+			return match{}, fmt.Errorf("%q is no address, address:port, :port or network", peer)
 		}
 		addr = network.Addr()
 	}

@@ -60,6 +60,7 @@ func TestCutRules(t *testing.T) {
 			"OUTPUT ! -o lo -d 10.0.0.1 -p tcp --dport 8081 -j REJECT --reject-with tcp-reset",
 			"INPUT ! -i lo -s 10.0.0.1 -p tcp --sport 8081 -j REJECT --reject-with tcp-reset",
 		}},
+		{Drop, []string{":2379"}, []string{"OUTPUT ! -o lo -p tcp --sport 2379 -j DROP", "INPUT ! -i lo -p tcp --dport 2379 -j DROP"}},
 		{Reset, []string{"10.0.0.1"}, []string{
 			"OUTPUT ! -o lo -d 10.0.0.1 -j REJECT", "INPUT ! -i lo -s 10.0.0.1 -j REJECT",
 			"OUTPUT ! -o lo -d 10.0.0.1 -p tcp -j REJECT --reject-with tcp-reset",
@@ -78,7 +79,7 @@ func TestCutRules(t *testing.T) {
 		}
 	}
 	for _, wrong := range []string{
-		"", "flink", "flink:8081", "10.0.0.1:", "10.0.0.1:99999", "10.0.0.0/33", "::1", "[::1]:80", "fd00::/64", "10.0.0.1 -j ACCEPT",
+		"", ":", ":99999", ":http", "flink", "flink:8081", "10.0.0.1:", "10.0.0.1:99999", "10.0.0.0/33", "::1", "[::1]:80", "fd00::/64", "10.0.0.1 -j ACCEPT",
 	} {
 		if rules, err := cutRules(Drop, []string{wrong}); err == nil {
 			t.Errorf("to cut %q off is %q", wrong, rules)

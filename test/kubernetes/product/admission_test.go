@@ -29,7 +29,7 @@ import (
 // has the figure.
 func TestAdmissionLatency(t *testing.T) {
 	ns := namespace(t, "admission", nil)
-	create := creator(t, ns)
+	create := creator(t, ns, isInjected)
 	for range 10 {
 		check(t, create(limit(t), flinkMade(t), true)) // connections
 	}
@@ -79,8 +79,8 @@ func flinkMade(t *testing.T) *corev1.Pod {
 	return pod
 }
 
-// creator gives what creates pods, of which nothing stays, and fails unless they are injected as wanted. It never waits for itself.
-func creator(t *testing.T, namespace string) func(ctx context.Context, pod *corev1.Pod, injected bool) error {
+// creator gives what creates pods, of which nothing stays, and fails unless they have an agent, or none, as wanted. It never waits for itself.
+func creator(t *testing.T, namespace string, has func(corev1.Pod) bool) func(ctx context.Context, pod *corev1.Pod, injected bool) error {
 	t.Helper()
 	config := rest.CopyConfig(cluster.Config)
 	config.QPS, config.WarningHandler = -1, rest.NoWarnings{}
@@ -88,7 +88,7 @@ func creator(t *testing.T, namespace string) func(ctx context.Context, pod *core
 	check(t, err)
 	return func(ctx context.Context, pod *corev1.Pod, injected bool) error {
 		got, err := set.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		if err == nil && isInjected(*got) != injected {
+		if err == nil && has(*got) != injected {
 			err = fmt.Errorf("the pod has an agent: %t", !injected)
 		}
 		return err

@@ -66,7 +66,7 @@ func begin(ctx context.Context) (end func() error, err error) {
 			return end, err
 		}
 	}
-	holdfast = &site{Rig: cluster, forwards: map[string]*replica{}}
+	holdfast = newSite(home, "holdfast")
 	undo = append(undo, func() error { holdfast.close(); return nil })
 	if cluster.Node == nil {
 		// All of it is removed at the end: nobody's own installation may be there.
@@ -128,7 +128,7 @@ func (s *site) install(ctx context.Context, more ...string) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"upgrade", "--install", "holdfast", filepath.Join(root, "charts/holdfast"), "--namespace", home,
+	args := []string{"upgrade", "--install", s.release, filepath.Join(root, "charts/holdfast"), "--namespace", s.namespace,
 		"--create-namespace", "--wait", "--timeout", "5m"}
 	args = append(append(args, s.values()...), more...)
 	_, err = s.Run(ctx, "helm", args...)
@@ -137,8 +137,8 @@ func (s *site) install(ctx context.Context, more ...string) error {
 
 // uninstall takes the data along, too, which helm leaves.
 func (s *site) uninstall(ctx context.Context) error {
-	_, err := s.Run(ctx, "helm", "uninstall", "holdfast", "--namespace", home, "--wait")
-	return errors.Join(err, s.RemoveNamespace(ctx, home))
+	_, err := s.Run(ctx, "helm", "uninstall", s.release, "--namespace", s.namespace, "--wait")
+	return errors.Join(err, s.RemoveNamespace(ctx, s.namespace))
 }
 
 // describe says how the installation is, for people who look at a failure.
@@ -147,8 +147,8 @@ func (s *site) describe() string {
 	defer cancel()
 	var text strings.Builder
 	for _, args := range [][]string{
-		{"get", "pods,events", "-o", "wide", "-n", home},
-		{"logs", "-n", home, "-l", "app.kubernetes.io/part-of=holdfast", "--all-containers", "--prefix", "--tail=30"},
+		{"get", "pods,events", "-o", "wide", "-n", s.namespace},
+		{"logs", "-n", s.namespace, "-l", "app.kubernetes.io/part-of=holdfast", "--all-containers", "--prefix", "--tail=30"},
 	} {
 		out, err := s.Run(ctx, "kubectl", args...)
 		fmt.Fprintf(&text, "\n$ kubectl %s\n%s", strings.Join(args, " "), out)

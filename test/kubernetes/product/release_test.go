@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -45,7 +46,7 @@ func TestUpgrade(t *testing.T) {
 		pods = append(pods, r.jobManager(t).Name)
 		records = append(records, holdfast.record(t, r.jobs()))
 	}
-	created := createThroughout(t, ns)
+	created := createThroughout(t, ns, isInjected)
 	t.Cleanup(func() { // whatever came of it
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
@@ -116,9 +117,9 @@ func parts(t *testing.T) map[types.UID]string {
 
 // createThroughout creates JobManagers, some dozens a second, of which nothing stays. What it gives ends it, says how many there were, and
 // fails the test if any was refused or got no agent.
-func createThroughout(t *testing.T, namespace string) (created func() int64) {
+func createThroughout(t *testing.T, namespace string, has func(corev1.Pod) bool) (created func() int64) {
 	t.Helper()
-	create, pod := creator(t, namespace), flinkMade(t)
+	create, pod := creator(t, namespace, has), flinkMade(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	var n, bad atomic.Int64
 	var done sync.WaitGroup

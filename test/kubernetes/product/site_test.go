@@ -23,12 +23,13 @@ import (
 	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
-// home is the namespace that Holdfast is installed in.
+// home is the namespace that the Holdfast of all tests is installed in.
 const home = "holdfast"
 
-// site is a cluster with Holdfast installed.
+// site is a cluster with a Holdfast installed.
 type site struct {
 	*rig.Rig
+	namespace, release string
 
 	mu       sync.Mutex
 	forwards map[string]*replica // by pod
@@ -37,6 +38,10 @@ type site struct {
 	// whole is held for reading by tests that wait for what a whole Holdfast says within seconds, and for writing by one that takes all
 	// replicas away: until the dead leader's lease has run out, nobody settles anything.
 	whole sync.RWMutex
+}
+
+func newSite(namespace, release string) *site {
+	return &site{Rig: cluster, namespace: namespace, release: release, forwards: map[string]*replica{}}
 }
 
 // replica is one pod of the aggregator, reached through the kubelet: whatever is cut of the pod's own network, this stays.
@@ -79,7 +84,7 @@ func (s *site) replicas(ctx context.Context) []*replica {
 func (s *site) aggregators(ctx context.Context) ([]corev1.Pod, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	list, err := s.Set.CoreV1().Pods(home).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=aggregator"})
+	list, err := s.Set.CoreV1().Pods(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/component=aggregator"})
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +152,7 @@ func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
 }
 
 func (s *site) startForward(pod, port string) (*replica, error) {
-	cmd := exec.Command(s.Program("kubectl"), "-n", home, "port-forward", "pod/"+pod, ":"+port)
+	cmd := exec.Command(s.Program("kubectl"), "-n", s.namespace, "port-forward", "pod/"+pod, ":"+port)
 	cmd.Env = append(os.Environ(), s.Env()...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
