@@ -39,7 +39,7 @@ const (
 	// checkAgain is how long an answer of the API server is waited for, and after which an unanswered question is asked again; checkLater
 	// is when one is asked again whose answer leaves the job a future.
 	checkAgain = 10 * time.Second
-	checkLater = 5 * time.Minute
+	checkLater = 2 * time.Minute
 	// podLimit bounds the pods that are remembered of one cluster after they are gone.
 	podLimit = 4
 )

@@ -16,6 +16,7 @@ type known struct {
 	last   job.Stamp // when Flink last gave the state
 
 	answered time.Duration // when Flink last answered about the job, yes or no
+	affirmed time.Duration // when it was last yes
 	written  time.Duration // when report was given out
 	asked    time.Duration // when the job was last asked about by itself
 	askDue   time.Duration // when to do so again, where that is not at once
@@ -112,23 +113,27 @@ func (v *View) seeNothing(l *Look, k *known, reach job.Reach) {
 
 // given notes that this JobManager gave the job's state.
 func (v *View) given(l *Look, k *known, d *evidence.Report) {
-	k.answered, k.last, k.denied = l.Now, l.At, 0
+	k.answered, k.affirmed, k.last, k.denied = l.Now, l.Now, l.At, 0
 	d.Known, d.Denier, d.Reach, d.Via = job.Yes, "", job.Fine, job.ViaREST
 	if !v.doubt && v.process.Incarnation != "" {
 		d.Incarnation = v.process.Incarnation
 	}
 }
 
-// deny notes that Flink could not find the job. That counts once the JobManager has said who it is, and the second time.
+// deny notes that Flink could not find the job. That counts once the JobManager has said who it is, and the second time. Until then what it said
+// before stands, unless that was long ago: after an outage a first denial must not vouch for what was so before it.
 func (v *View) deny(l *Look, k *known, d *evidence.Report) {
 	k.answered = l.Now
 	d.Reach = job.Fine
+	if d.Known != job.No && l.Now-k.affirmed >= staleAfter {
+		d.Reach = job.NotAsked
+	}
 	switch {
 	case v.doubt:
 	case k.denied == 0:
 		k.denied = l.Now
 	case l.Now-k.denied >= denyAfter:
-		d.Known, d.Denier = job.No, v.process.Incarnation
+		d.Known, d.Denier, d.Reach = job.No, v.process.Incarnation, job.Fine
 		k.askDue = l.Now + deniedEvery
 	}
 }

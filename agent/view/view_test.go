@@ -177,6 +177,23 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// After an outage one denial neither ends a job nor vouches for what was so before.
+func TestDeniedAfterAnOutage(t *testing.T) {
+	e := newEye(t)
+	e.see(list(running()))
+	for range 20 {
+		e.see(Look{Reach: job.TimedOut})
+	}
+	r := e.wantOne(e.see(missing(Asked{Known: job.No})))
+	if r.Known != job.Yes || r.Reach != job.NotAsked {
+		t.Errorf("denied once: %+v", r)
+	}
+	r = e.wantOne(e.see(missing(Asked{Known: job.No})))
+	if r.Known != job.No || r.Reach != job.Fine {
+		t.Errorf("denied twice: %+v", r)
+	}
+}
+
 // What the process before denied, this one has not: it must say so twice by itself.
 func TestDeniedByTwoProcesses(t *testing.T) {
 	e := newEye(t)
