@@ -27,8 +27,10 @@ type Pod struct {
 	// Exited says whether the container's last life has ended, and ExitCode how.
 	Exited   bool
 	ExitCode int
-	// Trouble is why the container does not run, and Message the kubelet's own words, bounded by job.CauseLimit.
+	// Trouble is why the container does not run, Waiting the kubelet's own word for it, bounded by job.WaitingLimit, and Message what it
+	// says more, bounded by job.CauseLimit.
 	Trouble job.Trouble
+	Waiting string
 	Message string
 }
 
@@ -38,6 +40,8 @@ type Workload struct {
 	Workload job.Workload
 	// There is No if there is none of that name, or one with another uid; Unanswered if the API server could not be asked, or may not be.
 	There job.Answer
+	// Forbidden says that Holdfast may not ask for workloads of its kind here, so that the question will never be answered.
+	Forbidden bool
 	// Ended says that it will make no pods any more: a Job that is Complete or Failed.
 	Ended bool
 }

@@ -173,7 +173,7 @@ type Workload struct {
 
 // Mark says up to which number the transitions of one witness have been taken over.
 type Mark struct {
-	// Witness is the uid of the agent's pod.
+	// Witness is the uid of the agent's pod; for a look from outside with "/" and its session.
 	Witness string
 	Number  int64
 }

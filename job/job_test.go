@@ -45,6 +45,10 @@ func TestWordsRoundTrip(t *testing.T) {
 		var back Reason
 		check(r, &back, func() bool { return back == r })
 	}
+	for _, c := range Conditions() {
+		var back Condition
+		check(c, &back, func() bool { return back == c })
+	}
 	for i := range kindNames {
 		var back Kind
 		check(Kind(i), &back, func() bool { return back == Kind(i) })
@@ -60,6 +64,10 @@ func TestZeroValuesClaimNothing(t *testing.T) {
 	var v Verdict
 	if v.State != Unknown || v.Over != Unanswered || v.Certainty != Held {
 		t.Errorf("a zero verdict claims %s, over %s, %s", v.State, v.Over, v.Certainty)
+	}
+	var c Cluster
+	if c.Condition != ClusterUnknown || c.Over != Unanswered || c.Certainty != Held {
+		t.Errorf("a zero cluster claims %s, over %s, %s", c.Condition, c.Over, c.Certainty)
 	}
 	var r Reach
 	if r == Fine {

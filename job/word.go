@@ -96,6 +96,8 @@ const (
 	ContainerExited
 	// NoSettler: no aggregator leads, or the one that does cannot judge, or cannot write what it judges.
 	NoSettler
+	// KubernetesSilent: the API server, which told of the cluster's pods, is not heard.
+	KubernetesSilent
 
 	numReasons
 )
@@ -103,6 +105,7 @@ const (
 var reasonNames = [numReasons]string{
 	"FlinkSaid", "AgentSilent", "AgentLeft", "AgentStale", "JobManagerUnreachable", "JobUnanswered", "JobMissing",
 	"Vanished", "Replaced", "AlreadyDone", "StoreUnreachable", "JobManagerDown", "ContainerExited", "NoSettler",
+	"KubernetesSilent",
 }
 
 // Reasons gives every reason, for whoever lists or checks them.

@@ -27,13 +27,14 @@ const (
 	History
 	Leader
 	Condition
+	Cluster
 )
 
 // Place is a key taken apart. Which fields are set depends on the kind.
 type Place struct {
 	Kind     Kind
 	Agent    evidence.Agent // Beat, Report
-	Job      job.Key        // Report, Verdict, History
+	Job      job.Key        // Report, Verdict, History; without an ID Cluster
 	Sequence int64          // History
 }
 
@@ -101,6 +102,11 @@ func HistoryKey(site string, k job.Key, sequence int64) string {
 	return fmt.Sprintf("%s%012d", HistoryPrefix(site, k), sequence)
 }
 
+// ClusterKey is the key of what is said of a Flink cluster as a whole.
+func ClusterKey(site string, k job.ClusterKey) string {
+	return SitePrefix(site) + "clusters/" + k.String()
+}
+
 // ParseKey takes a key of a site apart. The error wraps ErrForeign if the key is none of Holdfast's.
 func ParseKey(site, key string) (Place, error) {
 	rest, ok := strings.CutPrefix(key, SitePrefix(site))
@@ -132,6 +138,8 @@ func ParseKey(site, key string) (Place, error) {
 		return Place{Kind: Report, Agent: agent, Job: job.Key{Namespace: part[1], Cluster: part[2], ID: part[5]}}, nil
 	case part[0] == "verdicts" && n == 4:
 		return Place{Kind: Verdict, Job: job.Key{Namespace: part[1], Cluster: part[2], ID: part[3]}}, nil
+	case part[0] == "clusters" && n == 3:
+		return Place{Kind: Cluster, Job: job.Key{Namespace: part[1], Cluster: part[2]}}, nil
 	case part[0] == "history" && n == 5:
 		sequence, err := strconv.ParseInt(part[4], 10, 64)
 		if err != nil || sequence < 1 {

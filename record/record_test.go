@@ -116,11 +116,41 @@ var kinds = []struct {
 		func(data []byte) (any, error) { return DecodeLeader(data) },
 	},
 	{
+		"leader-fresh", SiteLeader{Name: "aggregator-0", Since: at, Ticked: later, Fresh: true},
+		func(v any) []byte { return EncodeLeader(v.(SiteLeader)) },
+		func(data []byte) (any, error) { return DecodeLeader(data) },
+	},
+	{
 		"leader-ticked", SiteLeader{Name: "aggregator-0", Since: at, Ticked: later},
 		func(v any) []byte { return EncodeLeader(v.(SiteLeader)) },
 		func(data []byte) (any, error) { return DecodeLeader(data) },
 	},
+	{
+		"cluster",
+		job.Cluster{
+			Key: key.ClusterKey(), Condition: job.ClusterCrashLoop, Over: job.No, Certainty: job.Inferred, Reason: job.JobManagerDown,
+			Since: at, LastSeen: later, Sequence: 7, IdleAt: 1795389840123,
+			Pods: []job.PodStatus{
+				{Name: "orders-7d", Running: job.No, Restarts: 4, ExitCode: &exitCode, Waiting: "CrashLoopBackOff", Message: "back-off 40s", Reach: job.Refused},
+				{Name: "orders-8e", Running: job.Yes, Reach: job.Fine},
+			},
+			Workload: job.Workload{Kind: "FlinkDeployment", Name: "orders", UID: "u1"},
+		},
+		func(v any) []byte { return EncodeCluster(v.(job.Cluster)) },
+		func(data []byte) (any, error) { return DecodeCluster(key.ClusterKey(), data) },
+	},
+	{
+		"cluster-ready",
+		job.Cluster{
+			Key: key.ClusterKey(), Condition: job.ClusterReady, Over: job.No, Certainty: job.Witnessed, Reason: job.FlinkSaid, Since: at,
+			LastSeen: later, Sequence: 1,
+		},
+		func(v any) []byte { return EncodeCluster(v.(job.Cluster)) },
+		func(data []byte) (any, error) { return DecodeCluster(key.ClusterKey(), data) },
+	},
 }
+
+var exitCode = 1
 
 // What the first version wrote is written and read the same for ever.
 func TestGolden(t *testing.T) {
@@ -204,6 +234,12 @@ func TestHalfAReportIsNone(t *testing.T) {
 	}
 }
 
+func TestAClusterWithoutASequenceIsNone(t *testing.T) {
+	if _, err := DecodeCluster(key.ClusterKey(), []byte(`{"v":1,"condition":"Ready"}`)); !errors.Is(err, ErrCorrupt) {
+		t.Error(err)
+	}
+}
+
 // What somebody made too long is cut, from the old end where it has one.
 func TestBounds(t *testing.T) {
 	long := strings.Repeat("x", 10_000)
@@ -234,6 +270,17 @@ func TestBounds(t *testing.T) {
 	if len(b.Past) != job.PastLimit || len(b.Marks) != job.MarkLimit || len(b.Recent) != job.RecentLimit || b.Past[0] != job.Stamp(fmt.Sprint(100-job.PastLimit)) {
 		t.Errorf("%d past, from %s, %d marks, %d recent", len(b.Past), b.Past[0], len(b.Marks), len(b.Recent))
 	}
+	c := job.Cluster{Key: key.ClusterKey(), Sequence: 1}
+	for range 100 {
+		c.Pods = append(c.Pods, job.PodStatus{Name: long, Waiting: long, Message: long})
+	}
+	cluster, err := DecodeCluster(c.Key, EncodeCluster(c))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := cluster.Pods; len(p) != job.PodsLimit || len(p[7].Name) > job.NameLimit || len(p[7].Message) > job.CauseLimit {
+		t.Errorf("%d pods, the last of a name of %d", len(p), len(p[7].Name))
+	}
 }
 
 func TestKeys(t *testing.T) {
@@ -246,6 +293,8 @@ func TestKeys(t *testing.T) {
 		ReportKey(site, agent, jobID): {Kind: Report, Agent: agent, Job: key},
 		VerdictKey(site, key):         {Kind: Verdict, Job: key},
 		HistoryKey(site, key, 17):     {Kind: History, Job: key, Sequence: 17},
+
+		ClusterKey(site, key.ClusterKey()): {Kind: Cluster, Job: job.Key{Namespace: key.Namespace, Cluster: key.Cluster}},
 		// As it is promised, for others who write it without padding.
 		HistoryPrefix(site, key) + "17": {Kind: History, Job: key, Sequence: 17},
 	} {
@@ -265,7 +314,7 @@ func TestKeys(t *testing.T) {
 		"/holdfast/v1/default/agents/a/b/c", "/holdfast/v1/default/agents/a/b/c/beat/x", "/holdfast/v1/default/agents/a//c/beat",
 		"/holdfast/v1/default/agents/a/b/c/jobs/", "/holdfast/v1/default/agents/a/b/c/jobs/j/k", "/holdfast/v1/default/verdicts/a/b",
 		"/holdfast/v1/default/verdicts/a/b/c/d", "/holdfast/v1/default/history/a/b/c", "/holdfast/v1/default/history/a/b/c/x",
-		"/holdfast/v1/default/history/a/b/c/0", "/holdfast/v1/default/history/a/b/c/-1", "/holdfast/v1/default/" + strings.Repeat("a/", 1000),
+		"/holdfast/v1/default/history/a/b/c/0", "/holdfast/v1/default/clusters/a", "/holdfast/v1/default/clusters/a/b/c", "/holdfast/v1/default/history/a/b/c/-1", "/holdfast/v1/default/" + strings.Repeat("a/", 1000),
 	} {
 		if place, err := ParseKey(site, foreign); !errors.Is(err, ErrForeign) {
 			t.Errorf("%.60q is %+v, %v", foreign, place, err)

@@ -89,6 +89,8 @@ type SiteLeader struct {
 	// Ticked is when the leader last said that it hears all its sources and judges by them, by its own clock. Equal to Since, it has not
 	// said so yet; empty, it never does. Who reads it counts from when a change of it came: the moment itself is for people.
 	Ticked job.Stamp
+	// Fresh says that it has not watched for so long yet that it knows who is silent: until then it leaves everything as it found it (S11).
+	Fresh bool
 }
 
 type leader struct {
@@ -97,11 +99,12 @@ type leader struct {
 	Address string    `json:"address,omitempty"`
 	Since   job.Stamp `json:"since"`
 	Ticked  job.Stamp `json:"ticked,omitempty"`
+	Fresh   bool      `json:"fresh,omitempty"`
 }
 
 // EncodeLeader gives the record of the leader.
 func EncodeLeader(l SiteLeader) []byte {
-	return encode(leader{V: Version, Name: l.Name, Address: l.Address, Since: l.Since, Ticked: l.Ticked})
+	return encode(leader{V: Version, Name: l.Name, Address: l.Address, Since: l.Since, Ticked: l.Ticked, Fresh: l.Fresh})
 }
 
 // DecodeLeader reads the record of the leader.
@@ -110,5 +113,5 @@ func DecodeLeader(data []byte) (SiteLeader, error) {
 	if err := decode(data, &r, &r.V); err != nil {
 		return SiteLeader{}, fmt.Errorf("leader of the site: %w", err)
 	}
-	return SiteLeader{Name: r.Name, Address: r.Address, Since: r.Since, Ticked: r.Ticked}, nil
+	return SiteLeader{Name: r.Name, Address: r.Address, Since: r.Since, Ticked: r.Ticked, Fresh: r.Fresh}, nil
 }
