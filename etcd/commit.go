@@ -32,8 +32,10 @@ type Guard struct {
 	Key string
 	// ModRevision is the revision of the key's last change; 0 means that the key must not exist.
 	ModRevision int64
-	// CreateRevision, if it is above 0, is compared instead: the key must be the one created then, in whatever version.
+	// CreateRevision, if it is above 0, is compared instead: the key must be the one created then, in whatever version. Lease, if there is
+	// one, too: the key must hang on it.
 	CreateRevision int64
+	Lease          clientv3.LeaseID
 }
 
 // Op is a put, or a delete, of one key.
@@ -97,6 +99,11 @@ func newTxn(guards []Guard, ops []Op) (*pb.TxnRequest, error) {
 	txn := &pb.TxnRequest{}
 	for _, g := range guards {
 		txn.Compare = append(txn.Compare, g.compare())
+		if g.Lease != 0 {
+			txn.Compare = append(txn.Compare, &pb.Compare{
+				Key: []byte(g.Key), Result: pb.Compare_EQUAL, Target: pb.Compare_LEASE, TargetUnion: &pb.Compare_Lease{Lease: int64(g.Lease)},
+			})
+		}
 	}
 	seen := make(map[string]bool, len(ops))
 	for _, op := range ops {

@@ -29,6 +29,11 @@ func TestCommitKeepsItsGuards(t *testing.T) {
 		string(pair.Value) != "2" || pair.Lease != 0 {
 		t.Fatalf("after two commits: %+v %v", pair, found)
 	}
+	lease, err := c.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leased := commit(t, c, nil, etcd.Op{Key: "leased", Lease: lease.ID})
 	tests := []struct {
 		name   string
 		guards []etcd.Guard
@@ -41,6 +46,9 @@ func TestCommitKeepsItsGuards(t *testing.T) {
 		{"created then", []etcd.Guard{{Key: "k", CreateRevision: created}}, true},
 		{"created otherwise", []etcd.Guard{{Key: "k", CreateRevision: changed}}, false},
 		{"created then, whatever its revision", []etcd.Guard{{Key: "k", CreateRevision: created, ModRevision: 1}}, true},
+		{"created then, on that lease", []etcd.Guard{{Key: "leased", CreateRevision: leased, Lease: lease.ID}}, true},
+		{"created then, on another lease", []etcd.Guard{{Key: "leased", CreateRevision: leased, Lease: lease.ID + 1}}, false},
+		{"created then, on none", []etcd.Guard{{Key: "k", CreateRevision: created, Lease: lease.ID}}, false},
 		{"one of two", []etcd.Guard{{Key: "none"}, {Key: "k"}}, false},
 	}
 	for _, tt := range tests {

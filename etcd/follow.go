@@ -43,8 +43,8 @@ func (k UpdateKind) String() string {
 type Update struct {
 	Kind UpdateKind
 	// Epoch counts, from 1, the histories that were seen. It grows with a Listed of another cluster id, or of a revision or
-	// raft term below the highest seen: etcd's data was replaced, and revisions of different epochs do not compare. It is 0
-	// before the first Listed.
+	// raft term below the highest seen, or of pairs that cannot have followed the last event: etcd's data was replaced, and
+	// revisions of different epochs do not compare. It is 0 before the first Listed.
 	Epoch int64
 	// Revision is up to where the prefix is known.
 	Revision int64
@@ -125,10 +125,8 @@ type follower struct {
 	deliver func(Update)
 	wait    backoff
 
-	epoch    int64
-	revision int64  // known up to here, in this epoch
-	term     uint64 // the highest seen in this epoch
-	cluster  uint64
+	epoch int64
+	past  Past // of this epoch
 }
 
 // round is one list and the watch that follows it. It returns what ended it, never nil.
@@ -137,54 +135,51 @@ func (f *follower) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.enter(header)
+	f.enter(header, pairs)
 	f.tell(Listed, pairs, nil)
 
 	from, end := bounds(f.o.Prefix)
-	w := watch{from: from, end: end, known: f.revision, progress: f.o.Progress, silence: f.o.Silence}
+	w := watch{from: from, end: end, known: f.past.Revision, progress: f.o.Progress, silence: f.o.Silence}
 	return w.run(ctx, f.client, func(answer *pb.WatchResponse) (bool, error) { return f.see(header, answer) })
 }
 
-// enter takes over the position of a new list. A linearizable answer cannot be older than anything that was seen before,
-// neither in revision nor in raft term, unless etcd's data was replaced. The term tells of a restored snapshot even
-// when so much was written after it that its revision is the higher one: a restored cluster counts its terms from 1.
-func (f *follower) enter(header *pb.ResponseHeader) {
-	if f.epoch == 0 || header.ClusterId != f.cluster || header.Revision < f.revision || header.RaftTerm < f.term {
+// enter takes over the position of a new list.
+func (f *follower) enter(header *pb.ResponseHeader, pairs []Pair) {
+	if follows := f.past.List(positionOf(header), pairs); f.epoch == 0 || !follows {
 		f.epoch++
 	}
-	f.cluster, f.revision, f.term = header.ClusterId, header.Revision, header.RaftTerm
 }
 
 // see takes one answer of the watch that follows a list. It reports whether the answer proves that the watch lives.
 func (f *follower) see(listed *pb.ResponseHeader, answer *pb.WatchResponse) (alive bool, err error) {
 	header := answer.Header
-	if header.GetClusterId() != f.cluster {
+	if header.GetClusterId() != f.past.ClusterID {
 		return false, fmt.Errorf("follow %q: the watch is answered by cluster %x, the list was by %x",
-			f.o.Prefix, header.GetClusterId(), f.cluster)
+			f.o.Prefix, header.GetClusterId(), f.past.ClusterID)
 	}
 	// A member that lags behind the list may answer before it has caught up; it has no events for us before it has. An
 	// etcd that was set back since the list answers like that for ever. Neither is a proof of life.
 	behind := header.GetRevision() < listed.Revision || header.GetRaftTerm() < listed.RaftTerm
 	if len(answer.Events) == 0 {
-		if behind || header.GetRevision() < f.revision {
+		if behind || header.GetRevision() < f.past.Revision {
 			return false, nil
 		}
-		f.term = max(f.term, header.GetRaftTerm())
+		f.past.Term = max(f.past.Term, header.GetRaftTerm())
 		if !answer.Created {
 			f.wait.reset()
-			f.revision = header.GetRevision()
+			f.past.Revision = header.GetRevision()
 			f.tell(Progressed, nil, nil)
 		}
 		return true, nil
 	}
-	last := f.revision
+	last := f.past.Revision
 	pairs := make([]Pair, 0, len(answer.Events))
 	for i, event := range answer.Events {
 		at := event.Kv.ModRevision
 		if at == listed.Revision {
 			continue // it is in the list
 		}
-		if at < last || at == f.revision || behind {
+		if at < last || at == f.past.Revision || behind {
 			return false, fmt.Errorf("follow %q: event %d of revision %d came after revision %d", f.o.Prefix, i, at, last)
 		}
 		last = at
@@ -198,13 +193,13 @@ func (f *follower) see(listed *pb.ResponseHeader, answer *pb.WatchResponse) (ali
 		return !behind, nil // more may follow up to the header's revision, so this is no progress
 	}
 	f.wait.reset()
-	f.revision, f.term = last, max(f.term, header.GetRaftTerm())
+	f.past.Revision, f.past.Term, f.past.Newest = last, max(f.past.Term, header.GetRaftTerm()), pairs[len(pairs)-1]
 	f.tell(Changed, pairs, nil)
 	return true, nil
 }
 
 func (f *follower) tell(kind UpdateKind, pairs []Pair, err error) {
 	f.deliver(Update{
-		Kind: kind, Epoch: f.epoch, Revision: f.revision, Term: f.term, ClusterID: f.cluster, Pairs: pairs, Err: err,
+		Kind: kind, Epoch: f.epoch, Revision: f.past.Revision, Term: f.past.Term, ClusterID: f.past.ClusterID, Pairs: pairs, Err: err,
 	})
 }

@@ -396,6 +396,76 @@ func TestFollowRestoredCopyThatOvertook(t *testing.T) {
 	}
 }
 
+// An etcd that began anew is set back to a copy that has come further: neither revision nor term tell of it, the pairs do.
+func TestFollowEmptiedStoreSetBackToACopyThatHasComeFurther(t *testing.T) {
+	t.Parallel()
+	for name, after := range map[string]func(t *testing.T, c *clientv3.Client){
+		"the same key at the same revision": func(t *testing.T, c *clientv3.Client) { put(t, c, "a/k", "new") },
+		"a key that was not there":          func(t *testing.T, c *clientv3.Client) { put(t, c, "b", ""); put(t, c, "b", ""); put(t, c, "b", "") },
+		"a key that was deleted": func(t *testing.T, c *clientv3.Client) {
+			put(t, c, "a/k", "new")
+			take(t, c, "a/k")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := etcdproc.Start(t, 0)
+			c := p.Client()
+			put(t, c, "a/k", "old") // revision 2
+			for i := range 10 {
+				put(t, c, "b", fmt.Sprint(i))
+			}
+			p.Restart() // its term is higher than that of an empty one
+			saved := p.Save()
+			p.Empty()
+			p.Restart()
+			m := follow(t, c, etcd.FollowOptions{Prefix: "a/", Progress: 100 * time.Millisecond}, nil)
+			after(t, c)
+			m.caughtUp(c, "a/")
+			p.Restore(saved)
+			p.Restart()
+			m.waitFor(20*time.Second, "the old state, in a new epoch", func() bool {
+				return m.synced && m.last.Epoch == 2 && m.state["a/k"] == "old"
+			})
+		})
+	}
+}
+
+// What an etcd that merely restarts forgets is nothing: the history goes on, whatever was changed or deleted meanwhile.
+func TestFollowGoesOnInItsEpoch(t *testing.T) {
+	t.Parallel()
+	for name, meanwhile := range map[string]func(t *testing.T, c *clientv3.Client){
+		"nothing":          func(t *testing.T, c *clientv3.Client) {},
+		"newest changed":   func(t *testing.T, c *clientv3.Client) { put(t, c, "a/k", "new") },
+		"other changed":    func(t *testing.T, c *clientv3.Client) { put(t, c, "a/j", "new") },
+		"newest deleted":   func(t *testing.T, c *clientv3.Client) { take(t, c, "a/k") },
+		"newest come back": func(t *testing.T, c *clientv3.Client) { take(t, c, "a/k"); put(t, c, "a/k", "old") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := etcdproc.Start(t, 0)
+			c := p.Client()
+			put(t, c, "a/j", "old")
+			away := newGate()
+			m := follow(t, c, etcd.FollowOptions{Prefix: "a/"}, func(u etcd.Update) {
+				if u.Kind == etcd.Lost {
+					away.hold()
+				}
+			})
+			put(t, c, "a/k", "old")
+			m.caughtUp(c, "a/")
+			p.Restart()
+			<-away.reached
+			meanwhile(t, c)
+			close(away.opened)
+			m.caughtUp(c, "a/")
+			if epoch := m.latest().Epoch; epoch != 1 {
+				t.Errorf("epoch %d", epoch)
+			}
+		})
+	}
+}
+
 func TestFollowEmptiedStore(t *testing.T) {
 	t.Parallel()
 	p := etcdproc.Start(t, 0)
@@ -476,6 +546,22 @@ func TestPagesLeaveNothingOut(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("in pages of %d: %q", size, got)
+		}
+		got, at := nil, "p/"
+		err = etcd.ReadPages(t.Context(), c, "p/", size, time.Minute, func(page etcd.Page) error {
+			if page.From != at {
+				t.Errorf("in pages of %d: one begins at %q after one that ended at %q", size, page.From, at)
+			}
+			for _, pair := range page.Pairs {
+				if got = append(got, pair.Key); pair.Key < page.From || page.To != "" && pair.Key >= page.To {
+					t.Errorf("in pages of %d: %q is not from %q to %q", size, pair.Key, page.From, page.To)
+				}
+			}
+			at = page.To
+			return nil
+		})
+		if err != nil || !slices.Equal(got, want) || at != "" {
+			t.Errorf("page by page, in pages of %d: %q, the last ends at %q: %v", size, got, at, err)
 		}
 	}
 }

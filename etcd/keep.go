@@ -72,6 +72,7 @@ func (l *Lease) exchange(ctx context.Context, id clientv3.LeaseID, wait *backoff
 			expiry.Reset(time.Until(l.Deadline()))
 			sent = sent[1:]
 			wait.reset()
+			l.o.OnAnswer(positionOf(answer.Header))
 			continue
 		}
 		if err := l.o.Alive(); err != nil {

@@ -20,8 +20,11 @@ type Term struct {
 	Lease clientv3.LeaseID
 }
 
-// Guard holds for as long as the reign lasts. A deposed leader that has not noticed yet is refused by it.
-func (t Term) Guard() Guard { return Guard{Key: t.Key, CreateRevision: t.CreateRevision} }
+// Guard holds for as long as the reign lasts. A deposed leader that has not noticed yet is refused by it. In an etcd that was set back, the next
+// reign may begin at the same revision as this one did; leases it never gives twice.
+func (t Term) Guard() Guard {
+	return Guard{Key: t.Key, CreateRevision: t.CreateRevision, Lease: t.Lease}
+}
 
 // LeadOptions say what is contended for.
 type LeadOptions struct {

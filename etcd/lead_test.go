@@ -106,6 +106,26 @@ func TestLeadHandsOver(t *testing.T) {
 	}
 }
 
+// In an etcd that was set back a reign begins at the revision of an earlier one. Whoever reigned then is refused all the same.
+func TestLeaderOfAnotherLifeIsRefused(t *testing.T) {
+	t.Parallel()
+	p := etcdproc.Start(t, 0)
+	saved := p.Save()
+	p.Restart()
+	old := contend(t, p, "old", 30*time.Second, nil)
+	term := old.elected(t, 10*time.Second)
+	old.stop()
+	p.Restore(saved)
+	p.Restart()
+	rival := contend(t, p, "new", 30*time.Second, nil)
+	if next := rival.elected(t, 20*time.Second); next.CreateRevision != term.CreateRevision {
+		t.Fatalf("the reigns began at the revisions %d and %d, so that nothing is tried", term.CreateRevision, next.CreateRevision)
+	}
+	if _, err := etcd.Commit(t.Context(), rival.client, []etcd.Guard{term.Guard()}, []etcd.Op{{Key: "verdict"}}); !errors.Is(err, etcd.ErrRefused) {
+		t.Errorf("a write of the earlier reign: %v", err)
+	}
+}
+
 // The lease of a leader is revoked behind its back. Whatever it still writes under the old term is refused.
 func TestDeposedLeaderIsRefused(t *testing.T) {
 	t.Parallel()

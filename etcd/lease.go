@@ -25,6 +25,9 @@ type HoldOptions struct {
 	// OnGrant puts the keys that hang on a new lease. ctx ends when the lease can no longer be relied on. An error
 	// revokes the lease; another follows after a back-off. nil means that nothing hangs on it.
 	OnGrant func(ctx context.Context, id clientv3.LeaseID) error
+	// OnAnswer is told where the store stood when it answered a keepalive. A member that lags behind stands further back than another did.
+	// It must not block. nil means nobody is told.
+	OnAnswer func(Position)
 	// OnLoss is told of every lease that was lost, and of every attempt to get one that failed; nil means nobody is.
 	OnLoss func(Loss)
 }
@@ -112,6 +115,9 @@ func NewLease(c *clientv3.Client, o HoldOptions) *Lease {
 	}
 	if o.OnGrant == nil {
 		o.OnGrant = func(context.Context, clientv3.LeaseID) error { return nil }
+	}
+	if o.OnAnswer == nil {
+		o.OnAnswer = func(Position) {}
 	}
 	if o.OnLoss == nil {
 		o.OnLoss = func(Loss) {}

@@ -62,6 +62,13 @@ func put(t *testing.T, c *clientv3.Client, key, value string) (revision int64) {
 	return commit(t, c, nil, etcd.Op{Key: key, Value: []byte(value)})
 }
 
+func take(t *testing.T, c *clientv3.Client, key string) {
+	t.Helper()
+	if _, err := c.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func commit(t *testing.T, c *clientv3.Client, guards []etcd.Guard, ops ...etcd.Op) (revision int64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,11 @@ type Pair struct {
 	Deleted bool
 }
 
+func (p Pair) equal(q Pair) bool {
+	return p.Key == q.Key && bytes.Equal(p.Value, q.Value) && p.Lease == q.Lease && p.Deleted == q.Deleted &&
+		p.CreateRevision == q.CreateRevision && p.ModRevision == q.ModRevision && p.Version == q.Version
+}
+
 func pairOf(kv *mvccpb.KeyValue) Pair {
 	return Pair{
 		Key: string(kv.Key), Value: kv.Value, Lease: kv.Lease,
@@ -45,25 +51,23 @@ func Read(ctx context.Context, c *clientv3.Client, key string) (pair Pair, found
 	return pair, found, err
 }
 
-// Position is where a store stands. A store that was replaced, or set back, has another cluster id, or a lower revision or raft term than before.
-type Position struct {
-	ClusterID uint64
-	Revision  int64
-	Term      uint64
-}
-
-// Before says whether p is of a store that was replaced, or set back, since it stood at earlier.
-func (p Position) Before(earlier Position) bool {
-	return p.ClusterID != earlier.ClusterID || p.Revision < earlier.Revision || p.Term < earlier.Term
-}
-
 // Where asks, linearizably, where the store stands.
 func Where(ctx context.Context, c *clientv3.Client) (Position, error) {
-	_, _, header, err := read(ctx, c, "\x00")
+	_, _, at, err := ReadAt(ctx, c, "\x00")
+	return at, err
+}
+
+// ReadAt is Read, and where the store stood when it answered.
+func ReadAt(ctx context.Context, c *clientv3.Client, key string) (pair Pair, found bool, at Position, err error) {
+	pair, found, header, err := read(ctx, c, key)
 	if err != nil {
-		return Position{}, err
+		return Pair{}, false, Position{}, err
 	}
-	return Position{ClusterID: header.GetClusterId(), Revision: header.GetRevision(), Term: header.GetRaftTerm()}, nil
+	return pair, found, positionOf(header), nil
+}
+
+func positionOf(header *pb.ResponseHeader) Position {
+	return Position{ClusterID: header.GetClusterId(), Revision: header.GetRevision(), Term: header.GetRaftTerm()}
 }
 
 // read is Read and the header of the answer.
@@ -103,12 +107,59 @@ func ReadAll(ctx context.Context, c *clientv3.Client, prefix string, pageSize in
 func list(ctx context.Context, c *clientv3.Client, prefix string, pageSize int64, pageTime time.Duration) (
 	[]Pair, *pb.ResponseHeader, error,
 ) {
+	var pairs []Pair
+	first, err := pages(ctx, c, prefix, pageSize, pageTime, func(page *clientv3.GetResponse, _ *pb.ResponseHeader) error {
+		if pairs == nil {
+			pairs = make([]Pair, 0, max(page.Count, int64(len(page.Kvs))))
+		}
+		for _, kv := range page.Kvs {
+			pairs = append(pairs, pairOf(kv))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return pairs, first, nil
+}
+
+// Page is what lay in one range of keys.
+type Page struct {
+	// From is the first key of the range, To the first behind it; "" means that nothing follows below the prefix.
+	From, To string
+	// Pairs are sorted by key.
+	Pairs []Pair
+	// At is where the store stood when it was asked first; the pairs are of that revision.
+	At Position
+}
+
+// ReadPages reads every key below prefix, sorted, as they all were at one revision, and shows them to visit page by page, so that nobody
+// has to hold them all. The read is linearizable. pageSize bounds the keys of one page (0 means 2 000), pageTime each request. The error is
+// visit's own, or says what kept etcd from answering: rpctypes.ErrCompacted if the revision was compacted between two pages.
+func ReadPages(ctx context.Context, c *clientv3.Client, prefix string, pageSize int64, pageTime time.Duration, visit func(Page) error) error {
+	from, _ := bounds(prefix)
+	_, err := pages(ctx, c, prefix, pageSize, pageTime, func(answer *clientv3.GetResponse, first *pb.ResponseHeader) error {
+		page := Page{From: from, Pairs: make([]Pair, len(answer.Kvs)), At: positionOf(first)}
+		for i, kv := range answer.Kvs {
+			page.Pairs[i] = pairOf(kv)
+		}
+		if answer.More {
+			page.To = page.Pairs[len(page.Pairs)-1].Key + "\x00"
+		}
+		from = page.To
+		return visit(page)
+	})
+	return err
+}
+
+// pages reads all keys below prefix, page by page, at the revision of the first, whose header it returns.
+func pages(ctx context.Context, c *clientv3.Client, prefix string, pageSize int64, pageTime time.Duration,
+	visit func(page *clientv3.GetResponse, first *pb.ResponseHeader) error,
+) (first *pb.ResponseHeader, err error) {
 	if pageSize <= 0 {
 		pageSize = defaultPageSize
 	}
 	from, end := bounds(prefix)
-	var pairs []Pair
-	var first *pb.ResponseHeader
 	for {
 		options := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(pageSize)}
 		if first != nil {
@@ -116,21 +167,20 @@ func list(ctx context.Context, c *clientv3.Client, prefix string, pageSize int64
 		}
 		page, err := getPage(ctx, c, from, pageTime, options)
 		if err != nil {
-			return nil, nil, fmt.Errorf("list %q: %w", prefix, explain(err))
+			return nil, fmt.Errorf("list %q: %w", prefix, explain(err))
 		}
 		switch {
 		case first == nil:
 			first = page.Header
-			pairs = make([]Pair, 0, max(page.Count, int64(len(page.Kvs))))
 		case page.Header.ClusterId != first.ClusterId || page.Header.Revision < first.Revision ||
 			page.Header.RaftTerm < first.RaftTerm:
-			return nil, nil, fmt.Errorf("list %q: etcd was replaced between two pages", prefix)
+			return nil, fmt.Errorf("list %q: etcd was replaced between two pages", prefix)
 		}
-		for _, kv := range page.Kvs {
-			pairs = append(pairs, pairOf(kv))
+		if err := visit(page, first); err != nil {
+			return nil, err
 		}
 		if !page.More || len(page.Kvs) == 0 {
-			return pairs, first, nil
+			return first, nil
 		}
 		from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -242,7 +243,7 @@ func TestOneBecomesThree(t *testing.T) {
 	c.put(c.client(0), "alone")
 	c.eventually("the beginning is noted", func(context.Context) error {
 		if !c.options(0, 1).Begun {
-			return fmt.Errorf("not yet")
+			return errors.New("not yet")
 		}
 		return nil
 	})
@@ -270,7 +271,7 @@ func TestNobodyBeginsAgain(t *testing.T) {
 		}
 		return nil
 	})
-	time.Sleep(2 * askAgain)
+	time.Sleep(2 * askAgain) // it asks the others again meanwhile, and must not begin
 	if _, err := os.Stat(filepath.Join(c.options(0, 3).Data, "member")); !os.IsNotExist(err) {
 		t.Errorf("it has begun: %v", err)
 	}
