@@ -439,6 +439,24 @@ func TestHighAvailability(t *testing.T) {
 	}
 }
 
+// A JobManager runs one application if its entry point said so, and takes jobs only if a list that is certainly its own leaves that out.
+func TestApplication(t *testing.T) {
+	const whole = `{"key":"web.tmpdir","value":"/tmp/flink-web-2f1cb0c1-7a52-4a4b-9cf5-6b0a2f6a6c8e"}`
+	for list, want := range map[string]job.Answer{
+		whole: job.No,
+		whole + `,{"key":"execution.target","value":"embedded"}`:           job.Yes,
+		whole + `,{"key":"execution.target","value":"kubernetes-session"}`: job.No,
+		whole + `,7`: job.Unanswered,
+		``:           job.Unanswered,
+		`{"key":"execution.target","value":"embedded"}`: job.Yes,
+		`{"key":"execution.target","value":"remote"}`:   job.Unanswered,
+	} {
+		if jm, err := decoded(readJobManager, strings.NewReader("["+list+"]")); err != nil || jm.Application != want {
+			t.Errorf("%s: %s, want %s (%v)", list, jm.Application, want, err)
+		}
+	}
+}
+
 func TestGist(t *testing.T) {
 	for want, texts := range map[string][]string{
 		"Flink gave no reason":         {"", " \n"},

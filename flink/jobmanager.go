@@ -74,6 +74,9 @@ type JobManager struct {
 	// what is configured, so a complete one without either key is No, Flink's default; only a list that also gives
 	// an Incarnation counts as complete. Else Unanswered.
 	HighAvailability job.Answer
+	// Application says whether the process runs one application: the entry points of application mode set execution.target to embedded
+	// (ApplicationClusterEntryPoint.java). A complete list without that is No: whoever runs no application takes jobs. Else Unanswered.
+	Application job.Answer
 	// ArchiveDir is jobmanager.archive.fs.dir, a URI or a path; "" if ended jobs are not archived.
 	ArchiveDir string
 	// RESTPort is rest.port, and BindPort rest.bind-port, which decides where Flink listens if it is set, and may be a
@@ -105,6 +108,7 @@ func readJobManager(a *answer) (JobManager, error) {
 	var (
 		jm            JobManager
 		ha, oldHA     string
+		target        string
 		hasHA, hasOld bool
 		damaged       bool
 		pair          struct {
@@ -133,6 +137,8 @@ func readJobManager(a *answer) (JobManager, error) {
 			ha, hasHA = pair.Value, true
 		case "high-availability":
 			oldHA, hasOld = pair.Value, true
+		case "execution.target":
+			target = pair.Value
 		case "jobmanager.archive.fs.dir":
 			jm.ArchiveDir = clean(pair.Value, limit)
 		case "rest.port":
@@ -162,6 +168,12 @@ func readJobManager(a *answer) (JobManager, error) {
 		jm.HighAvailability = job.Yes
 	case jm.Incarnation != "":
 		jm.HighAvailability = job.No
+	}
+	switch {
+	case target == "embedded":
+		jm.Application = job.Yes
+	case jm.Incarnation != "" && !damaged:
+		jm.Application = job.No
 	}
 	return jm, nil
 }

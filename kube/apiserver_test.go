@@ -237,14 +237,14 @@ func TestRealPodLeavesSelectors(t *testing.T) {
 	h.await("the pod", soon, func() bool { return len(h.pods) == 1 })
 	r.relabel("orders", `{"component":null}`)
 	r.relabel("orders", `{"holdfast.dev/injected":null}`)
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) // the event is here by then; had it been taken for an end, that would show
 	r.becomes(pod, isRunning)
 	h.await("what becomes of it", soon, func() bool { return h.pods["orders"].Running })
 	if len(h.gone) > 0 {
 		t.Fatal("taken for gone")
 	}
 	r.relabel("orders", `{"component":"jobmanager"}`)
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) // and so is this one, before the next comes
 	r.delete("orders")
 	again := r.pod("orders", "component=jobmanager")
 	h.await("the first is gone, and the second there", soon, func() bool {
@@ -483,13 +483,18 @@ func TestRealQuestionsByName(t *testing.T) {
 	config.Impersonate = rest.ImpersonationConfig{UserName: "nobody"}
 	a = asker(config)
 	record(evidence.HARecord{Forbidden: true})
-	if got, err := a.Workload(ctx, cluster, w); err == nil || got.There != job.Unanswered {
-		t.Errorf("forbidden: %+v, %v", got, err)
+	for _, w := range []job.Workload{w, {Kind: "Deployment", Name: "none", UID: "x"}} {
+		if got, err := a.Workload(ctx, cluster, w); err != nil || got.There != job.Unanswered || !got.Forbidden {
+			t.Errorf("forbidden: %+v, %v", got, err)
+		}
 	}
 	config = rest.CopyConfig(r.config)
 	config.Host = "https://127.0.0.1:1"
 	a = asker(config)
 	if got, err := a.HARecord(ctx, cluster); err == nil || got.There != job.Unanswered || got.Forbidden {
+		t.Errorf("out of reach: %+v, %v", got, err)
+	}
+	if got, err := a.Workload(ctx, cluster, w); err == nil || got.There != job.Unanswered || got.Forbidden {
 		t.Errorf("out of reach: %+v, %v", got, err)
 	}
 }

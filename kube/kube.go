@@ -131,12 +131,6 @@ func Await(ctx context.Context, log *slog.Logger, what string, ask func(context.
 	}
 }
 
-// AwaitConfigMapKey waits until a ConfigMap has a value for a key, and gives it.
-func AwaitConfigMapKey(ctx context.Context, c kubernetes.Interface, namespace, name, key string, log *slog.Logger) (string, error) {
-	k := ConfigMapKey{namespace, name, key}
-	return Await(ctx, log, k.String(), func(ctx context.Context) (string, error) { return k.Read(ctx, c) })
-}
-
 // FileOr gives what stands in a file, without white space around it, or else what ask answers, for which it waits. A file that a
 // ConfigMap is mounted at can be read when the API server cannot be; the API server has what the kubelet has not brought yet.
 func FileOr(ctx context.Context, log *slog.Logger, file, what string, ask func(context.Context) (string, error)) (string, error) {

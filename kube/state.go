@@ -21,7 +21,7 @@ func state(pod *corev1.Pod, id Identity) evidence.Pod {
 	p := id.Pod
 	p.Agent.Namespace, p.Agent.PodUID, p.Name = pod.Namespace, string(pod.UID), pod.Name
 	p.Address, p.Leaving = pod.Status.PodIP, pod.DeletionTimestamp != nil
-	p.Running, p.Restarts, p.Exited, p.ExitCode, p.Trouble, p.Message = false, 0, false, 0, job.NoTrouble, ""
+	p.Running, p.Restarts, p.Exited, p.ExitCode, p.Trouble, p.Waiting, p.Message = false, 0, false, 0, job.NoTrouble, "", ""
 	over := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 	for i := range pod.Status.ContainerStatuses {
 		s := &pod.Status.ContainerStatuses[i]
@@ -38,18 +38,18 @@ func state(pod *corev1.Pod, id Identity) evidence.Pod {
 		}
 		p.Running = s.State.Running != nil && !over
 		if w := s.State.Waiting; w != nil {
-			p.Trouble, p.Message = troubles[w.Reason], clip(w.Message)
+			p.Trouble, p.Waiting, p.Message = troubles[w.Reason], clip(w.Reason, job.WaitingLimit), clip(w.Message, job.CauseLimit)
 		}
 	}
 	if pod.Status.Message != "" && p.Message == "" && !p.Running {
-		p.Message = clip(pod.Status.Message) // such as why it was evicted
+		p.Message = clip(pod.Status.Message, job.CauseLimit) // such as why it was evicted
 	}
 	return p
 }
 
-func clip(text string) string {
-	if len(text) > job.CauseLimit {
-		return text[:job.CauseLimit]
+func clip(text string, limit int) string {
+	if len(text) > limit {
+		return text[:limit]
 	}
 	return text
 }

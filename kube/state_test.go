@@ -36,7 +36,7 @@ func TestState(t *testing.T) {
 	}{
 		{"nothing yet", corev1.Pod{}, evidence.Pod{}},
 		{"scheduled", corev1.Pod{Status: corev1.PodStatus{PodIP: "10.0.0.1", ContainerStatuses: []corev1.ContainerStatus{main(waiting("ContainerCreating", ""))}}},
-			evidence.Pod{Address: "10.0.0.1"}},
+			evidence.Pod{Address: "10.0.0.1", Waiting: "ContainerCreating"}},
 		{"runs", corev1.Pod{Status: corev1.PodStatus{PodIP: "10.0.0.1", ContainerStatuses: []corev1.ContainerStatus{
 			{Name: "other", State: ended(1)}, main(running),
 		}}}, evidence.Pod{Address: "10.0.0.1", Running: true}},
@@ -46,12 +46,12 @@ func TestState(t *testing.T) {
 			evidence.Pod{Exited: true, ExitCode: 163}},
 		{"waits to be started again", corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{
 			again(waiting("CrashLoopBackOff", "back-off 5m0s"), 4, 2),
-		}}}, evidence.Pod{Exited: true, ExitCode: 2, Restarts: 4, Trouble: job.CrashLoop, Message: "back-off 5m0s"}},
+		}}}, evidence.Pod{Exited: true, ExitCode: 2, Restarts: 4, Trouble: job.CrashLoop, Waiting: "CrashLoopBackOff", Message: "back-off 5m0s"}},
 		{"no image", corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{main(waiting("ImagePullBackOff", "no such image"))}}},
-			evidence.Pod{Trouble: job.ImagePull, Message: "no such image"}},
+			evidence.Pod{Trouble: job.ImagePull, Waiting: "ImagePullBackOff", Message: "no such image"}},
 		{"no ConfigMap", corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{
 			main(waiting("CreateContainerConfigError", strings.Repeat("x", 5000))),
-		}}}, evidence.Pod{Trouble: job.CannotStart, Message: strings.Repeat("x", job.CauseLimit)}},
+		}}}, evidence.Pod{Trouble: job.CannotStart, Waiting: "CreateContainerConfigError", Message: strings.Repeat("x", job.CauseLimit)}},
 		{"evicted, and its containers are not told of", corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodFailed, Message: "low on memory"}},
 			evidence.Pod{Message: "low on memory"}},
 		{"failed, and the kubelet said no more", corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{main(running)}}},
@@ -65,7 +65,7 @@ func TestState(t *testing.T) {
 		id := Identity{Container: "main"}
 		id.Agent.Cluster, id.Port, id.Injected = "orders", 8081, true
 		// What was known of an earlier state does not stay.
-		id.Running, id.Exited, id.ExitCode, id.Message = true, true, 9, "old"
+		id.Running, id.Exited, id.ExitCode, id.Waiting, id.Message = true, true, 9, "Old", "old"
 		if diff := cmp.Diff(c.want, state(&c.pod, id)); diff != "" {
 			t.Errorf("%s: (-want +got)\n%s", c.name, diff)
 		}

@@ -58,6 +58,9 @@ func (a Asker) Workload(ctx context.Context, cluster job.ClusterKey, w job.Workl
 	case apierrors.IsNotFound(err):
 		answer.There = job.No
 		return answer, nil
+	case apierrors.IsForbidden(err):
+		answer.Forbidden = true
+		return answer, nil
 	case err != nil:
 		return answer, err
 	case string(uid) != w.UID:

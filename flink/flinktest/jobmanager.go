@@ -318,7 +318,7 @@ func (jm *JobManager) SetVersion(text string) {
 }
 
 // SetStandby makes this a standby, which answers about itself and proxies the leader's jobs; with a nil leader it knows
-// none and answers 503, to everything, as Flink does. SetLeader ends it.
+// none and answers 503, to everything, as Flink does.
 func (jm *JobManager) SetStandby(leader *JobManager) {
 	jm.mu.Lock()
 	defer jm.mu.Unlock()
@@ -326,13 +326,6 @@ func (jm *JobManager) SetStandby(leader *JobManager) {
 		leader = nil
 	}
 	jm.standby, jm.leader = true, leader
-}
-
-// SetLeader makes this JobManager the leader of its own jobs again.
-func (jm *JobManager) SetLeader() {
-	jm.mu.Lock()
-	defer jm.mu.Unlock()
-	jm.standby, jm.leader = false, nil
 }
 
 // Incarnation is the UUID of this life of the process.
