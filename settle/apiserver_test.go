@@ -15,10 +15,12 @@ import (
 type apiServer struct {
 	pods      map[string]evidence.Pod
 	workloads map[job.Workload]evidence.Workload
-	// named are the jobs that high-availability records name; forbidden says that nobody may read them.
-	named     map[job.ClusterKey][]string
-	forbidden bool
-	cut       bool
+	// named are the jobs that high-availability records name; forbidden says that nobody may read them, and forbiddenKind that nobody
+	// may ask for workloads.
+	named         map[job.ClusterKey][]string
+	forbidden     bool
+	forbiddenKind bool
+	cut           bool
 }
 
 func newAPIServer() apiServer {
@@ -36,6 +38,9 @@ func (s *apiServer) answers(check Check) (all []Input) {
 		answer := evidence.Workload{Cluster: check.Cluster, Workload: check.Workload, There: job.No}
 		if w, there := s.workloads[check.Workload]; there {
 			answer.There, answer.Ended = job.Yes, w.Ended
+		}
+		if s.forbiddenKind {
+			answer.There, answer.Ended, answer.Forbidden = job.Unanswered, false, true
 		}
 		all = append(all, Workload{answer})
 	}
@@ -116,18 +121,24 @@ func (s *script) podCommand(w *words) error {
 		if p.Exited {
 			p.Restarts++
 		}
-		p.Running, p.Exited, p.Trouble, p.Address = true, false, job.NoTrouble, w.option("at", "10.0.0.1")
+		p.Running, p.Exited, p.Trouble, p.Waiting, p.Address = true, false, job.NoTrouble, "", w.option("at", "10.0.0.1")
 	case "exits":
 		code, err := strconv.Atoi(w.next())
 		if err != nil {
 			return err
 		}
-		p.Running, p.Exited, p.ExitCode = false, true, code
+		p.Running, p.Exited, p.ExitCode, p.Trouble, p.Waiting = false, true, code, job.NoTrouble, ""
 	case "waits":
-		if err := p.Trouble.UnmarshalText([]byte(w.next())); err != nil {
-			return err
+		p.Waiting, p.Running, p.Trouble = w.next(), false, job.NoTrouble
+		switch p.Waiting {
+		case "CrashLoopBackOff":
+			p.Trouble = job.CrashLoop
+		case "ErrImagePull", "ImagePullBackOff":
+			p.Trouble = job.ImagePull
+		case "ContainerCreating", "CreateContainerConfigError":
+		default:
+			return fmt.Errorf("the kubelet has no such word: %s", p.Waiting)
 		}
-		p.Running = false
 	case "leaves":
 		p.Leaving = true
 	case "gone":
@@ -162,6 +173,8 @@ func (s *script) kubernetesCommand(w *words) error {
 		k.cut = verb == "silent"
 	case "forbids-configmaps":
 		k.forbidden = true
+	case "forbids-workloads":
+		k.forbiddenKind = true
 	case "deletes":
 		delete(k.workloads, workloadOf(w.next()))
 	case "ends":

@@ -18,14 +18,18 @@ func fleet(tb testing.TB, jobs int) (c *Core, beats []evidence.Beat, reports []e
 	}
 	revision := int64(1)
 	var written []Write
+	var clusters []job.Cluster
 	step := func(in Input) {
 		for _, effect := range c.Step(Event{Input: in}) {
-			if w, is := effect.(Write); is {
-				written = append(written, w)
+			switch e := effect.(type) {
+			case Write:
+				written = append(written, e)
+			case WriteCluster:
+				clusters = append(clusters, e.Cluster)
 			}
 		}
 	}
-	for _, source := range []Source{Verdicts, Agents} {
+	for _, source := range []Source{Verdicts, Agents, Clusters} {
 		step(Listing{Source: source, Epoch: 1})
 		step(Synced{Source: source, Revision: revision})
 	}
@@ -48,6 +52,10 @@ func fleet(tb testing.TB, jobs int) (c *Core, beats []evidence.Beat, reports []e
 	for _, w := range written {
 		revision++
 		step(Stored{Account: w.Account, Revision: revision})
+	}
+	for _, cluster := range clusters {
+		revision++
+		step(StoredCluster{Cluster: cluster, Revision: revision})
 	}
 	return c, beats, reports
 }

@@ -17,8 +17,11 @@ type Core struct {
 	jobs      map[job.Key]*entry
 	witnesses map[evidence.Agent]*witness
 	clusters  map[job.ClusterKey]*cluster
-	due       schedule
-	health    health
+	due       schedule[*entry]
+	// dueClusters are the clusters that wait for a moment.
+	dueClusters schedule[*cluster]
+	touched     []*cluster
+	health      health
 
 	now     time.Duration
 	wall    int64
@@ -29,6 +32,8 @@ type Core struct {
 	started   bool
 	// weighed is the revision up to which the agents' records have come in, listed that of their last list.
 	weighed, listed int64
+	absencesNoted   time.Duration
+	recalls         [numSources]uint32
 }
 
 // entry is what the core knows of one job.
@@ -41,10 +46,13 @@ type entry struct {
 	account  job.Account
 	revision int64
 	told     uint32
+	recalled uint32 // in which round of Recall
 	// rewound is how many history entries that lead to account the store has lost.
 	rewound int64
 	// proven is when the verdict last had a live witness, for a job without sights.
 	proven time.Duration
+	// replaced is since when only JobManagers run in the cluster that do not know the job, on the clock of the pods and 1 more; 0 if it is not so.
+	replaced time.Duration
 	// overSeen is when the core first saw the verdict stored as over, 0 for never.
 	overSeen time.Duration
 
@@ -53,8 +61,7 @@ type entry struct {
 	retiring  bool // a Forget was asked for; whether it happened, its Erased tells
 	forgotten bool // retired; only reports remain, which had their say
 
-	wake  time.Duration
-	place int // in the schedule, -1 outside
+	slot
 }
 
 // sight is one witness's report of one job.
@@ -73,6 +80,7 @@ type sight struct {
 // witness is what the core knows of one agent.
 type witness struct {
 	agent    evidence.Agent
+	cluster  *cluster
 	beat     evidence.Beat
 	told     uint32
 	beating  bool
@@ -82,13 +90,16 @@ type witness struct {
 	lostAt   time.Duration
 	shaken   bool // lost within a lease time of a gap or a change of leader in etcd
 	reported int  // number of reports
+	absence
 }
 
-// cluster is the jobs of one Flink cluster, and the pods of its JobManagers.
+// cluster is one Flink cluster: its jobs, who tells of it, the pods of its JobManagers, and what is said of it as a whole.
 type cluster struct {
-	key  job.ClusterKey
-	jobs []*entry
+	key       job.ClusterKey
+	jobs      []*entry
+	witnesses []*witness
 	kubernetes
+	standing
 }
 
 // New makes a core that knows nothing yet.
@@ -146,13 +157,18 @@ func (c *Core) Step(event Event) []Effect {
 		c.haRecord(in.HARecord)
 	case Stored:
 		c.stored(in)
+	case StoredCluster:
+		c.storedCluster(in)
 	case Erased:
 		c.erased(in.Key)
 	case UnreadableVerdict:
 		c.unreadableVerdict(in.Key)
 	case NotWritten:
 		c.notWritten(in.Key)
+	case Found:
+		c.found(in.Is)
 	}
+	c.judgeTouched()
 	return c.effects
 }
 
@@ -162,25 +178,54 @@ func (c *Core) tick() {
 	c.excuseOld()
 	c.judgeSilence()
 	c.askInTime()
-	for {
-		e := c.due.next(c.now)
-		if e == nil {
-			break
-		}
+	c.noteAbsences()
+	for e, is := c.due.next(c.now); is; e, is = c.due.next(c.now) {
 		c.settle(e)
 		c.retire(e)
 	}
+	for cl, is := c.dueClusters.next(c.now); is; cl, is = c.dueClusters.next(c.now) {
+		c.touch(cl)
+	}
+	c.judgeTouched()
 	slices.SortFunc(c.effects, byKey)
 	c.tellCondition()
 }
 
 // listing begins a new round of the source: everything told before is in doubt until it is told again.
 func (c *Core) listing(in Listing) {
-	if in.Source == Agents && in.Epoch != c.health.sources[Agents].epoch {
-		c.weighed = 0 // another store counts its revisions anew
+	if in.Epoch != c.health.sources[in.Source].epoch {
+		c.recount(in.Source)
 	}
 	c.health.list(in.Source, in.Epoch)
+	if in.Source == Agents {
+		for _, cl := range c.clusters {
+			c.unvouch(cl, c.followed())
+		}
+	}
 }
+
+// recount notes that another store counts its revisions anew: those of the one before may return, and then mean something else.
+func (c *Core) recount(of Source) {
+	switch of {
+	case Agents:
+		c.weighed = 0
+	case Verdicts:
+		for _, e := range c.jobs {
+			if e.revision != 0 {
+				e.revision = noRevision
+			}
+		}
+	case Clusters:
+		for _, cl := range c.clusters {
+			if cl.revision != 0 {
+				cl.revision = noRevision
+			}
+		}
+	}
+}
+
+// noRevision is none that a store gives: what was stored at another's is to be told, or lost, before anything is written.
+const noRevision = -1
 
 // synced ends the round: what was not told again is gone. All that is gone is noted first, then the observer is judged, then the
 // jobs: mass silence must be seen as such before anything is concluded from its parts.
@@ -209,6 +254,15 @@ func (c *Core) synced(in Synced) {
 				c.lose(e)
 			}
 		}
+	case Clusters:
+		for _, cl := range c.clusters {
+			if cl.told != round {
+				c.loseCluster(cl)
+			}
+		}
+		c.health.sync(Clusters, c.now)
+		c.judgeClusters()
+		return
 	}
 	c.health.sync(in.Source, c.now)
 	if in.Source == Agents && round > 1 {
@@ -222,8 +276,17 @@ func (c *Core) synced(in Synced) {
 		c.settle(e)
 		c.retire(e)
 	}
-	slices.SortFunc(c.effects, byKey)
+	c.judgeClusters()
 	c.tellCondition()
+}
+
+// judgeClusters judges all clusters.
+func (c *Core) judgeClusters() {
+	for _, cl := range c.clusters {
+		c.touch(cl)
+	}
+	c.judgeTouched()
+	slices.SortFunc(c.effects, byKey)
 }
 
 // lost ends the following of a source. Whoever fell silent just before may have done so for the same cause.
@@ -236,6 +299,13 @@ func (c *Core) lost(in Lost) {
 		return
 	}
 	c.health.lose(in.Source, in.Why, c.now)
+	if in.Source == Pods {
+		for _, cl := range c.clusters {
+			if cl.said.Condition.Negative() {
+				c.dueClusters.set(cl, c.now) // it cannot be vouched for any more
+			}
+		}
+	}
 	c.tellCondition()
 }
 
@@ -260,7 +330,7 @@ func (c *Core) beat(b evidence.Beat) {
 	}
 	was := *w
 	w.beat, w.unread = b, false
-	w.beating, w.goodbye = !b.Goodbye, b.Goodbye
+	w.beating, w.goodbye, w.absence = !b.Goodbye, b.Goodbye, absence{}
 	switch {
 	case w.beating && !was.beating:
 		c.hear(w)
@@ -307,7 +377,7 @@ func (c *Core) unreadableBeat(agent evidence.Agent) {
 	w := c.witness(agent)
 	w.told = c.health.sources[Agents].rounds
 	was := *w
-	w.unread, w.beating, w.goodbye = true, true, false
+	w.unread, w.beating, w.goodbye, w.absence = true, true, false, absence{}
 	if !was.beating {
 		c.hear(w)
 	}
@@ -317,6 +387,17 @@ func (c *Core) unreadableBeat(agent evidence.Agent) {
 
 // turn notes what began or ended for the sights of a witness whose beat changed from was.
 func (c *Core) turn(w *witness, was witness, lastProof time.Duration) {
+	c.touch(w.cluster)
+	switch {
+	case was.answers() && !w.answers():
+		c.unvouch(w.cluster, lastProof)
+	case !was.answers() && w.answers():
+		for _, e := range w.cluster.jobs {
+			if e.account.Verdict.Over != job.Yes && e.sightBy(w) < 0 {
+				c.due.set(e, c.now) // it may have taken the place of its JobManager
+			}
+		}
+	}
 	for e, i := range c.sights(w) {
 		s := &e.sights[i]
 		before := *s
@@ -373,13 +454,7 @@ func (c *Core) reported(in Reported) {
 	}
 	w := c.witness(r.Agent)
 	e := c.entry(r.Key())
-	i := e.sightBy(w)
-	if i < 0 {
-		e.sights = append(e.sights, sight{by: w, proven: e.proven})
-		i = len(e.sights) - 1
-		w.reported++
-	}
-	s := &e.sights[i]
+	s := e.sight(w)
 	s.told = c.health.sources[Agents].rounds
 	if old := s.report; old != nil && old.Session == r.Session {
 		switch {
@@ -391,6 +466,9 @@ func (c *Core) reported(in Reported) {
 	}
 	was := s.live()
 	s.report, s.revision, s.unreadable = r, in.Revision, false
+	if !was || !s.live() {
+		c.touch(w.cluster)
+	}
 	s.share(e)
 	s.turn(was, c.followedOf(w))
 	c.noteDenial(s)
@@ -426,19 +504,20 @@ func (c *Core) unreported(agent evidence.Agent, jobID string) {
 	c.release(w)
 }
 
+// unreadableReport takes a report that cannot be read. That there is one says that its agent knows the job.
 func (c *Core) unreadableReport(agent evidence.Agent, jobID string) {
-	w, e := c.witnesses[agent], c.jobs[job.Key{Namespace: agent.Namespace, Cluster: agent.Cluster, ID: jobID}]
-	if w == nil || e == nil {
-		return // nothing is known that could be held
+	if c.unasked(agent) {
+		return
 	}
-	if i := e.sightBy(w); i >= 0 {
-		s := &e.sights[i]
-		s.told = c.health.sources[Agents].rounds
-		was := s.live()
-		s.unreadable = true
-		s.turn(was, c.followed())
-		c.settle(e)
-	}
+	w := c.witness(agent)
+	e := c.entry(job.Key{Namespace: agent.Namespace, Cluster: agent.Cluster, ID: jobID})
+	s := e.sight(w)
+	s.told = c.health.sources[Agents].rounds
+	was := s.live()
+	s.unreadable = true
+	c.touch(w.cluster)
+	s.turn(was, c.followed())
+	c.settle(e)
 }
 
 // stored makes a verdict count.
@@ -459,6 +538,11 @@ func (c *Core) stored(in Stored) {
 		e.account, e.rewound = in.Account, 0
 		e.share()
 	}
+	c.count(e)
+}
+
+// count lets the account count: the job is judged anew.
+func (c *Core) count(e *entry) {
 	if e.account.Verdict.Over == job.Yes && e.overSeen == 0 {
 		e.overSeen = max(c.now, 1)
 	} else if e.account.Verdict.Over != job.Yes {
@@ -469,6 +553,11 @@ func (c *Core) stored(in Stored) {
 
 // erased takes the disappearance of a verdict. If it was retired, that was the purpose; if not, it is written again.
 func (c *Core) erased(key job.Key) {
+	if cl := c.clusters[key.ClusterKey()]; cl != nil && key.ID == "" {
+		c.loseCluster(cl)
+		c.touch(cl)
+		return
+	}
 	if e := c.jobs[key]; e != nil {
 		c.lose(e)
 		c.settle(e)
@@ -489,12 +578,23 @@ func (c *Core) lose(e *entry) {
 }
 
 func (c *Core) unreadableVerdict(key job.Key) {
+	if key.ID == "" {
+		cl := c.cluster(key.ClusterKey())
+		cl.told = c.health.sources[Clusters].rounds
+		cl.sealed, cl.writing = true, false
+		return
+	}
 	e := c.entry(key)
 	e.told = c.health.sources[Verdicts].rounds
 	e.sealed, e.writing = true, false
 }
 
 func (c *Core) notWritten(key job.Key) {
+	if cl := c.clusters[key.ClusterKey()]; cl != nil && key.ID == "" {
+		cl.writing = false
+		c.dueClusters.set(cl, c.now)
+		return
+	}
 	if e := c.jobs[key]; e != nil {
 		e.writing = false
 		c.due.set(e, c.now) // with the next Tick, not before
@@ -504,7 +604,10 @@ func (c *Core) notWritten(key job.Key) {
 func (c *Core) witness(agent evidence.Agent) *witness {
 	w := c.witnesses[agent]
 	if w == nil {
-		w = &witness{agent: agent, beat: evidence.Beat{Agent: agent}, told: c.health.sources[Agents].rounds}
+		cl := c.cluster(agent.ClusterKey())
+		agent.Namespace, agent.Cluster = cl.key.Namespace, cl.key.Cluster
+		w = &witness{agent: agent, cluster: cl, beat: evidence.Beat{Agent: agent}, told: c.health.sources[Agents].rounds}
+		cl.witnesses = append(cl.witnesses, w)
 		c.witnesses[agent] = w
 	}
 	return w
@@ -516,7 +619,7 @@ func (c *Core) entry(key job.Key) *entry {
 		group := c.cluster(key.ClusterKey())
 		key = job.Key{Namespace: group.key.Namespace, Cluster: group.key.Cluster, ID: strings.Clone(key.ID)}
 		// Whoever is not heard of when a job is first met has been silent for a lease time at least.
-		e = &entry{key: key, cluster: group, place: -1, proven: c.now - c.cfg.Lease}
+		e = &entry{key: key, cluster: group, slot: outside, proven: c.now - c.cfg.Lease}
 		e.account.Key = key
 		e.told = c.health.sources[Verdicts].rounds
 		group.jobs = append(group.jobs, e)
@@ -529,6 +632,7 @@ func (c *Core) cluster(key job.ClusterKey) *cluster {
 	group := c.clusters[key]
 	if group == nil {
 		group = &cluster{key: job.ClusterKey{Namespace: strings.Clone(key.Namespace), Cluster: strings.Clone(key.Cluster)}}
+		group.slot, group.met, group.told = outside, c.health.watched+1, c.health.sources[Clusters].rounds
 		c.clusters[group.key] = group
 		c.noteDown(group)
 	}
@@ -542,14 +646,17 @@ func (c *Core) drop(e *entry, i int) {
 		e.proven = max(e.proven, s.provenAt(c.followedOf(s.by)))
 	}
 	s.by.reported--
+	c.touch(s.by.cluster)
 	e.sights = slices.Delete(e.sights, i, i+1)
 	c.release(s.by)
 }
 
 // release lets go of a witness that is silent and has left no report.
 func (c *Core) release(w *witness) {
-	if !w.beating && w.reported == 0 && !w.lost {
+	if !w.beating && w.reported == 0 && !w.lost && c.witnesses[w.agent] == w {
 		delete(c.witnesses, w.agent)
+		w.cluster.witnesses = slices.DeleteFunc(w.cluster.witnesses, func(other *witness) bool { return other == w })
+		c.releaseCluster(w.cluster)
 	}
 }
 
@@ -564,7 +671,20 @@ func (c *Core) retire(e *entry) {
 	c.due.remove(e)
 	delete(c.jobs, e.key)
 	e.cluster.jobs = slices.DeleteFunc(e.cluster.jobs, func(other *entry) bool { return other == e })
+	if e.cluster.said.IdleAt != 0 {
+		c.dueClusters.set(e.cluster, c.now) // it may have waited for this
+	}
 	c.releaseCluster(e.cluster)
+}
+
+// sight is that of a witness, which is made if there is none yet.
+func (e *entry) sight(w *witness) *sight {
+	if i := e.sightBy(w); i >= 0 {
+		return &e.sights[i]
+	}
+	e.sights = append(e.sights, sight{by: w, proven: e.proven})
+	w.reported++
+	return &e.sights[len(e.sights)-1]
 }
 
 func (e *entry) sightBy(w *witness) int {

@@ -21,7 +21,7 @@ var pure = map[string][]string{
 		"encoding/json", "errors", "fmt", "slices", "strconv", "strings", "unicode/utf8", module + "evidence", module + "job",
 	},
 	"settle": {
-		"cmp", "container/heap", "errors", "fmt", "iter", "slices", "strings", "time", module + "evidence", module + "job",
+		"cmp", "container/heap", "errors", "fmt", "iter", "maps", "slices", "strings", "time", module + "evidence", module + "job",
 	},
 }
 

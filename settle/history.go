@@ -2,6 +2,7 @@ package settle
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/holdfast-dev/holdfast/evidence"
 	"github.com/holdfast-dev/holdfast/job"
@@ -130,13 +131,21 @@ func (j *judgement) setMark(s *sight, number int64) {
 	b.Marks = bounded(append(b.Marks, job.Mark{Witness: name, Number: number}), job.MarkLimit)
 }
 
-// name tells the witness from others in the books. The transitions of an agent are numbered over all its sessions, those of a probe in
-// each anew.
+// name tells the witness from others in the books: by its pod, and for a probe by its session, too. The transitions of an agent are numbered over
+// all its sessions, those of a probe in each anew.
 func (s *sight) name() string {
 	if s.by.agent.Probe {
-		return s.report.Session
+		return s.by.agent.PodUID + "/" + s.report.Session
 	}
 	return s.by.agent.PodUID
+}
+
+// toldOf says whether a pod's JobManager is one of which the books know that it told of the job.
+func toldOf(b *job.Books, podUID string) bool {
+	return slices.ContainsFunc(b.Marks, func(m job.Mark) bool {
+		pod, _, _ := strings.Cut(m.Witness, "/")
+		return pod == podUID
+	})
 }
 
 func bounded[T any](list []T, limit int) []T {

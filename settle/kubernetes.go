@@ -32,7 +32,13 @@ type pod struct {
 	told  uint32
 	gone  bool
 	first time.Duration // when it was first seen to run
+	since time.Duration // since when it has run
 	asked bool          // looks from outside are asked for
+	// ails is what was last wrong with its container, until it runs, or after a crash runs for long; and ailing since when, on the clock of the
+	// pods and 1 more.
+	ails   job.Trouble
+	ailing time.Duration
+	code   *int // how the container last ended; nil if it has not
 }
 
 const (
@@ -60,7 +66,37 @@ func (c *Core) pod(told evidence.Pod) {
 	if p.Running && p.first == 0 {
 		p.first = max(c.now, 1)
 	}
+	c.noteAilment(cl, p, was)
 	c.podChanged(cl, p, was)
+}
+
+// noteAilment notes what is wrong with a pod's container. One that crashes runs in between, and its cluster is not well for that.
+func (c *Core) noteAilment(cl *cluster, p *pod, was pod) {
+	if p.Running && (!was.Running || p.Restarts != was.Restarts) {
+		p.since = c.now
+	}
+	if p.Exited {
+		if p.code == nil || *p.code != p.ExitCode {
+			code := p.ExitCode
+			p.code = &code
+		}
+	}
+	trouble := p.Trouble
+	if was.Agent.PodUID == "" && p.Restarts > 0 {
+		// A leader before this one saw more of it.
+		if i := slices.IndexFunc(cl.said.Pods, func(before job.PodStatus) bool { return before.Name == p.Name }); i >= 0 && p.code == nil {
+			p.code = cl.said.Pods[i].ExitCode
+		}
+		if trouble == job.NoTrouble && cl.said.Condition == job.ClusterCrashLoop {
+			trouble = job.CrashLoop
+		}
+	}
+	switch {
+	case trouble != job.NoTrouble && trouble != p.ails:
+		p.ails, p.ailing = trouble, c.health.podsWatched+1
+	case p.Running && p.ails != job.CrashLoop:
+		p.ails = job.NoTrouble
+	}
 }
 
 // podGone takes the end of a pod. What is known of its container is remembered: it may tell how a job ended.
@@ -80,6 +116,7 @@ func (p *pod) leave() { p.gone, p.Running, p.Address = true, false, "" }
 
 // podChanged draws what follows from a change of one pod.
 func (c *Core) podChanged(cl *cluster, p *pod, was pod) {
+	c.touch(cl)
 	if was.Running && !p.Running {
 		if w := c.witnesses[p.Agent]; w != nil && c.stopped(w.agent) {
 			c.excuse(w) // its silence needs no other cause
@@ -97,13 +134,15 @@ func (c *Core) podChanged(cl *cluster, p *pod, was pod) {
 	c.releaseCluster(cl)
 }
 
-// podsSynced takes the end of a round: what was not told again is gone.
+// podsSynced takes the end of a round: what was not told again is gone. What its container did in between, nobody has seen: it may have run again
+// since its last exit.
 func (c *Core) podsSynced(round uint32) {
 	for _, cl := range c.clusters {
-		for _, p := range cl.pods {
+		for _, p := range slices.Clone(cl.pods) { // one whose looks end may be let go of meanwhile
 			if p.told != round && !p.gone {
 				was := *p
 				p.leave()
+				p.Exited, p.ExitCode = false, 0
 				p.unask(c, was)
 			}
 		}
@@ -163,10 +202,11 @@ func (c *Core) stopped(agent evidence.Agent) bool {
 // workload and haRecord take the answers to a Check.
 func (c *Core) workload(w evidence.Workload) {
 	cl := c.clusters[w.Cluster]
-	if cl == nil || cl.down == 0 || cl.asked == 0 || w.There == job.Unanswered || w.Workload != cl.suspect() {
+	if cl == nil || cl.down == 0 || cl.asked == 0 || w.There == job.Unanswered && !w.Forbidden || w.Workload != cl.suspect() {
 		return
 	}
 	cl.work = &w
+	c.touch(cl)
 	c.resettleCluster(cl)
 }
 
@@ -179,7 +219,7 @@ func (c *Core) haRecord(r evidence.HARecord) {
 	c.resettleCluster(cl)
 }
 
-// suspect is the workload that is asked for: the one that was seen, or what a verdict remembers.
+// suspect is the workload that is asked for: the one that was seen, or what a verdict, or what is said of the cluster, remembers.
 func (cl *cluster) suspect() job.Workload {
 	if cl.known != nil {
 		return *cl.known
@@ -189,7 +229,7 @@ func (cl *cluster) suspect() job.Workload {
 			return *w
 		}
 	}
-	return job.Workload{}
+	return cl.said.Workload
 }
 
 func (c *Core) resettleCluster(cl *cluster) {
@@ -214,7 +254,9 @@ func (c *Core) releaseCluster(cl *cluster) {
 		}
 		return false
 	})
-	if len(cl.jobs) == 0 && len(cl.pods) == 0 {
+	if len(cl.jobs) == 0 && len(cl.pods) == 0 && len(cl.witnesses) == 0 && cl.said.Sequence == 0 && cl.revision == 0 && !cl.writing && !cl.sealed &&
+		c.clusters[cl.key] == cl {
+		c.dueClusters.remove(cl)
 		delete(c.clusters, cl.key)
 	}
 }
@@ -368,7 +410,7 @@ func (j *judgement) concludeDown() {
 	if unanswered && cl.checks == 1 {
 		return // for as long as it may take to hear more
 	}
-	if cl.record != nil && !cl.record.Names(j.entry.key.ID) {
+	if cl.record != nil && !cl.record.Names(j.entry.key.ID) && (!cl.record.Forbidden || j.withoutHA()) {
 		if p := j.onlyLife(); p != nil && j.exits(p) {
 			return
 		}
@@ -380,6 +422,13 @@ func (j *judgement) concludeDown() {
 	if v.State != job.Suspended || v.Certainty != job.Inferred && v.Certainty != job.Witnessed {
 		j.infer(job.Suspended, 0, job.No, job.JobManagerDown, job.ViaWorkload)
 	}
+}
+
+// withoutHA says whether the JobManager that ran the attempt has said that it has high availability off, so that no record can name its job.
+func (j *judgement) withoutHA() bool {
+	return slices.ContainsFunc(j.entry.sights, func(s sight) bool {
+		return s.by.beat.HighAvailability == job.No && s.report != nil && s.report.StartTime == j.account.Verdict.Attempt.StartTime
+	})
 }
 
 // forgottenWorkload says that nobody knows what made the cluster's pods, so that it cannot be asked for, and that no JobManager has come

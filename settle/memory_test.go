@@ -22,14 +22,18 @@ func TestMemoryOfAJob(t *testing.T) {
 	before := heapInUse()
 	revision := int64(1)
 	var written []job.Account
+	var clusters []job.Cluster
 	step := func(in Input) {
 		for _, effect := range c.Step(Event{At: 1, Wall: 1_790_000_000_000, Input: in}) {
-			if w, is := effect.(Write); is {
-				written = append(written, w.Account)
+			switch e := effect.(type) {
+			case Write:
+				written = append(written, e.Account)
+			case WriteCluster:
+				clusters = append(clusters, e.Cluster)
 			}
 		}
 	}
-	for _, source := range []Source{Verdicts, Agents} {
+	for _, source := range []Source{Verdicts, Agents, Clusters} {
 		step(Listing{Source: source, Epoch: 1})
 		step(Synced{Source: source, Revision: revision})
 	}
@@ -69,10 +73,24 @@ func TestMemoryOfAJob(t *testing.T) {
 				step(Stored{Account: account, Revision: revision})
 			}
 		}
+		for _, is := range clusters {
+			cluster, err := record.DecodeCluster(is.Key, record.EncodeCluster(is))
+			if err != nil {
+				t.Fatal(err)
+			}
+			revision++
+			clusters = nil
+			step(StoredCluster{Cluster: cluster, Revision: revision})
+		}
 	}
 	each := float64(heapInUse()-before) / (agents * jobsEach)
-	if len(c.jobs) != agents*jobsEach {
-		t.Fatalf("%d jobs", len(c.jobs))
+	if len(c.jobs) != agents*jobsEach || len(c.clusters) != agents {
+		t.Fatalf("%d jobs, %d clusters", len(c.jobs), len(c.clusters))
+	}
+	for _, cl := range c.clusters {
+		if cl.said.Condition != job.ClusterReady {
+			t.Fatalf("%s is %s", cl.key, cl.said.Condition)
+		}
 	}
 	t.Logf("%.0f bytes a job", each)
 	if each > budget {

@@ -48,7 +48,7 @@ type model struct {
 
 func newModel(t *rapid.T) *model {
 	m := &model{world: newWorld(DefaultConfig()), t: t, witnessed: map[job.Key]time.Duration{}}
-	m.plain = true
+	m.plain, m.showClusters = true, true
 	m.tell = func(line string) { m.log = append(m.log, fmt.Sprintf("%s %s", m.now, line)) }
 	for _, c := range []struct {
 		cluster string
@@ -216,18 +216,14 @@ func (m *model) do() string {
 		return "snapshot"
 	case 23:
 		m.calm = m.now
-		switch r := m.leader(); {
-		case r == nil:
-		case draw("source", 2) == 0:
-			r.lose(Agents, "lost")
-		default:
-			r.lose(Verdicts, "lost")
+		if r := m.leader(); r != nil {
+			r.lose(Source(draw("source", 3)), "lost")
 		}
 		return "silence of a source"
 	case 24:
 		m.calm = m.now
 		if r := m.leader(); r != nil {
-			r.list(Source(draw("source", 2)))
+			r.list(Source(draw("source", 3)))
 		}
 		return "list"
 	case 25:
@@ -324,7 +320,7 @@ func (m *model) storeFails(how int, a *agent, j *truth) string {
 	}
 	for _, r := range slices.Clone(m.replicas) {
 		r.unseen = nil // no watch outlives the store that it followed
-		for _, source := range []Source{Agents, Verdicts} {
+		for _, source := range []Source{Agents, Verdicts, Clusters} {
 			r.list(source)
 		}
 	}
@@ -446,6 +442,7 @@ func (m *model) heal() {
 	}
 	r.list(Verdicts)
 	r.list(Agents)
+	r.list(Clusters)
 	m.calm = m.now
 	m.passOn(m.cfg.Hold + m.cfg.Grace + m.cfg.FreezeLimit + m.cfg.Missing)
 }
@@ -484,6 +481,15 @@ func TestModel(t *testing.T) {
 					strings.Join(m.log, "\n"))
 			}
 		}
+		for _, cluster := range []string{"orders", "payments"} {
+			want := job.ClusterNoJob
+			if slices.ContainsFunc(m.jobs, func(j *truth) bool { return j.key.Cluster == cluster && !j.gone }) {
+				want = job.ClusterReady
+			}
+			if is := m.clusters[job.ClusterKey{Namespace: "shop", Cluster: cluster}].Cluster; is.Condition != want || is.Certainty != job.Witnessed {
+				t.Fatalf("%s is %s, and what is said is %s\n%s", cluster, want, clusterLine(is), strings.Join(m.log, "\n"))
+			}
+		}
 	})
 }
 
@@ -497,15 +503,18 @@ func TestOrderAndDuplicatesDoNotMatter(t *testing.T) {
 		if rapid.Bool().Draw(t, "no verdicts") {
 			m.verdicts, m.history = map[job.Key]Stored{}, map[job.Key][]job.Transition{}
 		}
+		if rapid.Bool().Draw(t, "no clusters") {
+			m.clusters = map[job.ClusterKey]StoredCluster{}
+		}
 		kept := m.store
 		settled := func(play func(r *replica)) string {
 			m.store = kept
-			m.verdicts, m.history = maps.Clone(kept.verdicts), maps.Clone(kept.history)
+			m.verdicts, m.history, m.clusters = maps.Clone(kept.verdicts), maps.Clone(kept.history), maps.Clone(kept.clusters)
 			if play == nil {
 				m.lead("again", Verdicts)
 			} else {
 				m.replicas = nil
-				m.verdicts, m.history = maps.Clone(kept.verdicts), maps.Clone(kept.history)
+				m.verdicts, m.history, m.clusters = maps.Clone(kept.verdicts), maps.Clone(kept.history), maps.Clone(kept.clusters)
 				m.store.revision = kept.revision
 				core, _ := New(m.cfg)
 				r := &replica{w: m.world, core: core, writing: map[job.Key]bool{}}
@@ -519,12 +528,19 @@ func TestOrderAndDuplicatesDoNotMatter(t *testing.T) {
 				v := m.verdicts[key].Account.Verdict
 				lines = append(lines, fmt.Sprintf("%s: %s, attempt %d of %s", key.ID, verdictLine(v), v.Attempt.Number, v.Attempt.StartTime))
 			}
+			for _, cluster := range []string{"orders", "payments"} {
+				is := m.clusters[job.ClusterKey{Namespace: "shop", Cluster: cluster}].Cluster
+				lines = append(lines, fmt.Sprintf("%s: %s %s %s", cluster, is.Condition, is.Certainty, is.Reason))
+			}
 			return strings.Join(lines, "\n")
 		}
 		want := settled(nil)
 		for name, play := range map[string]func(r *replica){
-			"agents first": func(r *replica) { r.list(Agents); r.list(Verdicts) },
+			"agents first":   func(r *replica) { r.list(Agents); r.list(Verdicts); r.list(Clusters) },
+			"clusters first": func(r *replica) { r.list(Clusters); r.list(Verdicts); r.list(Agents) },
 			"everything twice": func(r *replica) {
+				r.list(Clusters)
+				r.list(Clusters)
 				r.list(Agents)
 				r.list(Verdicts)
 				r.list(Agents)
@@ -541,7 +557,7 @@ func TestOrderAndDuplicatesDoNotMatter(t *testing.T) {
 
 // listMixed tells both sources at once, each record at a random moment, some twice.
 func (m *model) listMixed(t *rapid.T, r *replica) {
-	for _, source := range []Source{Agents, Verdicts} {
+	for _, source := range []Source{Agents, Verdicts, Clusters} {
 		r.step(Listing{Source: source, Epoch: m.epoch})
 	}
 	var all []Input
@@ -556,11 +572,14 @@ func (m *model) listMixed(t *rapid.T, r *replica) {
 	for _, k := range slices.SortedFunc(maps.Keys(m.verdicts), compareKeys) {
 		all = append(all, m.verdictEvent(k))
 	}
+	for _, k := range slices.SortedFunc(maps.Keys(m.clusters), func(a, b job.ClusterKey) int { return strings.Compare(a.Cluster, b.Cluster) }) {
+		all = append(all, m.clusterEvent(k))
+	}
 	all = append(all, all[:len(all)/2]...)
 	for _, input := range rapid.Permutation(all).Draw(t, "order") {
 		r.step(input)
 	}
-	for _, source := range rapid.Permutation([]Source{Agents, Verdicts}).Draw(t, "synced") {
+	for _, source := range rapid.Permutation([]Source{Agents, Verdicts, Clusters}).Draw(t, "synced") {
 		r.follows[source] = true
 		r.step(Synced{Source: source, Revision: m.revision})
 		r.progress(source)
@@ -573,6 +592,14 @@ func TestAnyEventInAnyOrder(t *testing.T) {
 	key := func(t *rapid.T) job.Key {
 		return job.Key{Namespace: "n", Cluster: rapid.SampledFrom([]string{"c1", "c2"}).Draw(t, "cluster"), ID: rapid.SampledFrom([]string{"j1", "j2"}).Draw(t, "id")}
 	}
+	// Without an ID it is the cluster as a whole.
+	either := func(t *rapid.T) job.Key {
+		k := key(t)
+		if rapid.IntRange(0, 2).Draw(t, "whole") == 0 {
+			k.ID = ""
+		}
+		return k
+	}
 	who := func(t *rapid.T) evidence.Agent {
 		k := key(t)
 		return evidence.Agent{Namespace: "n", Cluster: k.Cluster, PodUID: rapid.SampledFrom([]string{"a", "b"}).Draw(t, "pod")}
@@ -584,9 +611,9 @@ func TestAnyEventInAnyOrder(t *testing.T) {
 	state := func(t *rapid.T) job.State { return job.State(rapid.IntRange(0, 11).Draw(t, "state")) }
 	answer := func(t *rapid.T) job.Answer { return job.Answer(rapid.IntRange(0, 2).Draw(t, "answer")) }
 	number := func(t *rapid.T) int64 { return rapid.Int64Range(0, 9).Draw(t, "number") }
-	source := func(t *rapid.T) Source { return Source(rapid.IntRange(0, 1).Draw(t, "source")) }
+	source := func(t *rapid.T) Source { return Source(rapid.IntRange(0, int(numSources)-2).Draw(t, "source")) }
 	input := func(t *rapid.T) Input {
-		switch rapid.IntRange(0, 16).Draw(t, "kind") {
+		switch rapid.IntRange(0, 21).Draw(t, "kind") {
 		case 0:
 			return Listing{Source: source(t), Epoch: number(t)}
 		case 1, 2:
@@ -620,6 +647,23 @@ func TestAnyEventInAnyOrder(t *testing.T) {
 			return Unreported{Agent: who(t), JobID: key(t).ID}
 		case 12:
 			return UnreadableReport{Agent: who(t), JobID: key(t).ID}
+		case 17:
+			return StoredCluster{Revision: number(t), Cluster: job.Cluster{
+				Key: key(t).ClusterKey(), Condition: job.Condition(rapid.IntRange(0, 5).Draw(t, "condition")), Over: answer(t),
+				Certainty: job.Certainty(rapid.IntRange(0, 2).Draw(t, "certainty")), Sequence: number(t) + 1, IdleAt: number(t), Since: stamp(t),
+				Pods: []job.PodStatus{{Name: word(t), Running: answer(t)}},
+			}}
+		case 18, 19:
+			return Pod{evidence.Pod{
+				Agent: who(t), Name: word(t), Address: word(t), Leaving: rapid.Bool().Draw(t, "leaving"), Running: rapid.Bool().Draw(t, "running"),
+				Restarts: int(number(t)), Exited: rapid.Bool().Draw(t, "exited"), ExitCode: int(number(t)),
+				Trouble: job.Trouble(rapid.IntRange(0, 3).Draw(t, "trouble")), Application: answer(t),
+				Workload: job.Workload{Kind: word(t), Name: word(t)},
+			}}
+		case 20:
+			return PodGone{Agent: who(t)}
+		case 21:
+			return Workload{evidence.Workload{Cluster: key(t).ClusterKey(), Workload: job.Workload{Kind: word(t), Name: word(t)}, There: answer(t)}}
 		case 13:
 			a := job.Account{Key: key(t), Verdict: job.Verdict{
 				State: state(t), Over: answer(t), Certainty: job.Certainty(rapid.IntRange(0, 2).Draw(t, "certainty")),
@@ -631,11 +675,11 @@ func TestAnyEventInAnyOrder(t *testing.T) {
 			}
 			return Stored{Account: a, Revision: number(t)}
 		case 14:
-			return Erased{Key: key(t)}
+			return Erased{Key: either(t)}
 		case 15:
-			return UnreadableVerdict{Key: key(t)}
+			return UnreadableVerdict{Key: either(t)}
 		default:
-			return NotWritten{Key: key(t)}
+			return NotWritten{Key: either(t)}
 		}
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -652,21 +696,30 @@ func TestAnyEventInAnyOrder(t *testing.T) {
 			now += time.Duration(rapid.SampledFrom([]int{0, 0, 1, 1, 5, 700}).Draw(t, "seconds")) * time.Second
 			seen := map[job.Key]bool{}
 			for _, effect := range core.Step(Event{At: now, Wall: now.Milliseconds(), Input: in}) {
-				if w, is := effect.(Write); is {
-					if seen[w.Account.Key] {
-						t.Fatalf("%T brought two writes of one job", in)
-					}
-					seen[w.Account.Key] = true
+				switch effect.(type) {
+				case Write, WriteCluster, Forget, ForgetCluster:
+				default:
+					continue
+				}
+				if key := effectKey(effect); seen[key] {
+					t.Fatalf("%T brought two writes of one job or cluster", in)
+				} else {
+					seen[key] = true
 				}
 			}
 		}
-		for _, source := range []Source{Agents, Verdicts} {
+		for _, source := range []Source{Agents, Verdicts, Clusters, Pods} {
 			core.Step(Event{At: now, Input: Listing{Source: source, Epoch: 99}})
 			core.Step(Event{At: now, Input: Synced{Source: source, Revision: 100}})
 		}
 		core.Step(Event{At: now + 11*time.Minute, Input: Tick{}})
 		if len(core.witnesses) > 0 {
 			t.Fatalf("%d witnesses are remembered of an empty store", len(core.witnesses))
+		}
+		for _, cl := range core.clusters {
+			if len(cl.witnesses) > 0 || cl.present() {
+				t.Fatalf("%s has %d witnesses in an empty store, present: %t", cl.key, len(cl.witnesses), cl.present())
+			}
 		}
 	})
 }

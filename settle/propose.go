@@ -2,6 +2,7 @@ package settle
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	"github.com/holdfast-dev/holdfast/evidence"
@@ -110,26 +111,44 @@ func (s *sight) says() string {
 	}
 }
 
-// retirable says whether a job has been over for so long that it may be forgotten, and no live agent speaks of it. The time
-// is that of the wall clock, so that it goes on over restarts; a wall clock that does not agree with the monotonic one is not believed.
+// retirable says whether a job has been over for so long that it may be forgotten, and nobody speaks of it, or may come back who did. The time
+// is that of the wall clock, so that it goes on over restarts.
 func (c *Core) retirable(e *entry) bool {
 	b := &e.account.Books
 	if e.account.Verdict.Over != job.Yes || b.OverAt == 0 || e.overSeen == 0 {
+		return false
+	}
+	for i := range e.sights {
+		if s := &e.sights[i]; s.by.beating && (s.report == nil || s.report.Known != job.No) || !s.by.beating && !c.absent(s.by) {
+			return false
+		}
+	}
+	return !e.cluster.mute(c) && c.outlived(e.key.Namespace, b.OverAt, e.overSeen)
+}
+
+// mute says whether a JobManager runs whom nobody hears: it may list what is over, as it has before.
+func (cl *cluster) mute(c *Core) bool {
+	return slices.ContainsFunc(cl.pods, func(p *pod) bool {
+		if !p.Running {
+			return false
+		}
+		agent, probe := c.witnesses[p.Agent], c.witnesses[p.probe()]
+		return (agent == nil || !agent.answers()) && (probe == nil || !probe.answers())
+	})
+}
+
+// outlived says whether something that has been so since a moment of the wall clock, and was first seen here at a moment, has been kept for as
+// long as it is to be. A wall clock that does not agree with the monotonic one is not believed; and for a grace after the sources have told
+// all, whoever may still speak of it is waited for, who is asked from outside among them (S11).
+func (c *Core) outlived(namespace string, at int64, seen time.Duration) bool {
+	if c.health.grace(0) < c.cfg.Grace || c.health.sources[Pods].rounds > 0 && c.covers(namespace) && c.health.podsGrace(0) < c.cfg.Grace {
 		return false
 	}
 	drift := (c.wall - c.wallStart) - (c.now - c.start).Milliseconds()
 	if drift > time.Minute.Milliseconds() || drift < -time.Minute.Milliseconds() {
 		return false
 	}
-	if c.now-e.overSeen < c.cfg.Grace || c.wall-b.OverAt < c.cfg.Retain.Milliseconds() {
-		return false
-	}
-	for i := range e.sights {
-		if s := &e.sights[i]; s.by.beating && (s.report == nil || s.report.Known != job.No) {
-			return false
-		}
-	}
-	return c.health.judges(c.now, c.cfg)
+	return seen != 0 && c.now-seen >= c.cfg.Grace && c.wall-at >= c.cfg.Retain.Milliseconds() && c.health.judges(c.now, c.cfg)
 }
 
 // forget asks for the removal of a job.
@@ -151,6 +170,12 @@ func effectKey(effect Effect) (key job.Key) {
 		key = e.Account.Key
 	case Forget:
 		key = e.Key
+	case WriteCluster:
+		key = job.Key{Namespace: e.Cluster.Key.Namespace, Cluster: e.Cluster.Key.Cluster}
+	case ForgetCluster:
+		key = job.Key{Namespace: e.Key.Namespace, Cluster: e.Key.Cluster}
+	case Sweep:
+		key = job.Key{Namespace: e.Agent.Namespace, Cluster: e.Agent.Cluster, ID: e.Agent.PodUID}
 	case Ask:
 		key = job.Key{Namespace: e.Agent.Namespace, Cluster: e.Agent.Cluster}
 	case Check:

@@ -189,7 +189,7 @@ func (j *judgement) rank(s *sight) int {
 	}
 	v, r := &j.account.Verdict, s.report
 	current := v.Attempt.Number > 0 && r.StartTime == v.Attempt.StartTime
-	unseen := !current && !slices.Contains(j.account.Books.Past, r.StartTime)
+	unseen := !current && !slices.Contains(j.account.Books.Past, r.StartTime) && !j.precedes(r.StartTime, v.Attempt.StartTime)
 	switch {
 	case current && ended(*v):
 		return mute
@@ -371,6 +371,23 @@ func (j *judgement) weigh(t evidence.Transition) (takes, waits bool) {
 	return v.State != t.State || (v.Over == job.Yes) != t.State.Terminal() || j.onlyInferred(), false
 }
 
+// precedes says whether some witness saw one attempt, and then the other.
+func (j *judgement) precedes(first, then job.Stamp) bool {
+	for i := range j.entry.sights {
+		s := &j.entry.sights[i]
+		if s.report == nil || s.unreadable {
+			continue
+		}
+		seen := false
+		for _, t := range s.report.Transitions {
+			if seen = seen || t.StartTime == first; seen && t.StartTime == then {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // apply takes over one transition that was found to change something.
 func (j *judgement) apply(t evidence.Transition) {
 	v := &j.account.Verdict
@@ -406,8 +423,9 @@ func (j *judgement) applyAlreadyDone(t evidence.Transition) {
 func (j *judgement) begin(start job.Stamp) {
 	v, b := &j.account.Verdict, &j.account.Books
 	j.own()
-	if v.Attempt.Number > 0 && (!j.hearsay || ended(*v)) {
-		// Of two attempts that silent agents tell of, nobody knows which is the later one: a live witness may find the first one running.
+	if v.Attempt.Number > 0 && (!j.hearsay || ended(*v) || j.precedes(v.Attempt.StartTime, start)) {
+		// Of two attempts that silent agents tell of, nobody knows which is the later one, unless one of them saw both: a live witness may
+		// find the first one running.
 		b.Past = bounded(append(b.Past, v.Attempt.StartTime), job.PastLimit)
 	}
 	v.Attempt = job.Attempt{Number: v.Attempt.Number + 1, StartTime: start}
@@ -489,7 +507,8 @@ func (j *judgement) explain() {
 	}
 }
 
-// lastProof is when the attempt that stands last had a live witness, and the sight that tells best why it has none.
+// lastProof is when the attempt that stands last had a live witness of its state, and the sight that tells best why it has none. Who last told
+// another state, which could not be stored, has not proven the one that is.
 func (j *judgement) lastProof() (time.Duration, *sight) {
 	proven := j.entry.proven
 	var best *sight
@@ -498,7 +517,9 @@ func (j *judgement) lastProof() (time.Duration, *sight) {
 		if s.report == nil || s.report.StartTime != j.account.Verdict.Attempt.StartTime {
 			continue
 		}
-		proven = max(proven, s.provenAt(j.core.now))
+		if s.report.State == j.account.Verdict.State {
+			proven = max(proven, s.provenAt(j.core.now))
+		}
 		if best == nil || cmp.Or(cmp.Compare(best.proven, s.proven), cmp.Compare(s.by.agent.PodUID, best.by.agent.PodUID)) < 0 {
 			best = s
 		}
@@ -546,9 +567,10 @@ func (j *judgement) conclude() {
 	if j.account.Verdict.Over == job.Yes || j.vouched() {
 		return
 	}
-	j.concludeDenied()
-	if j.account.Verdict.Over != job.Yes {
-		j.concludeDown()
+	for _, conclude := range []func(){j.concludeDenied, j.concludeReplaced, j.concludeDown} {
+		if conclude(); j.account.Verdict.Over == job.Yes {
+			return
+		}
 	}
 }
 
@@ -562,7 +584,7 @@ func (j *judgement) concludeDenied() {
 	}
 	needed, reason := c.cfg.Missing, job.Vanished
 	if s.report.Incarnation != s.report.Denier {
-		if other := j.newer(s); other != nil {
+		if other := j.newer(s.by); other != nil {
 			needed = c.cfg.Grace
 			if pipeline(other.report) == cmp.Or(v.Pipeline, v.Name) {
 				reason = job.Replaced
@@ -600,13 +622,13 @@ func (j *judgement) denial() (longest *sight) {
 	return longest
 }
 
-// newer is a live sight of another job by the same witness.
-func (j *judgement) newer(denial *sight) *sight {
+// newer is a live sight of another job by a witness that does not know this one.
+func (j *judgement) newer(by *witness) *sight {
 	for _, other := range j.entry.cluster.jobs {
 		if other == j.entry {
 			continue
 		}
-		if i := other.sightBy(denial.by); i >= 0 && other.sights[i].live() {
+		if i := other.sightBy(by); i >= 0 && other.sights[i].live() {
 			return &other.sights[i]
 		}
 	}

@@ -12,10 +12,10 @@ import (
 func TestSchedule(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		var s schedule
+		var s schedule[*entry]
 		jobs := make([]*entry, 12)
 		for i := range jobs {
-			jobs[i] = &entry{place: -1}
+			jobs[i] = &entry{slot: outside}
 		}
 		want := map[*entry]time.Duration{}
 		for range rapid.IntRange(0, 60).Draw(t, "steps") {
@@ -30,7 +30,7 @@ func TestSchedule(t *testing.T) {
 				delete(want, e)
 			case 3:
 				now := time.Duration(rapid.IntRange(0, 20).Draw(t, "now"))
-				got := s.next(now)
+				got, is := s.next(now)
 				var due []time.Duration
 				for _, at := range want {
 					if at <= now {
@@ -38,24 +38,24 @@ func TestSchedule(t *testing.T) {
 					}
 				}
 				if len(due) == 0 {
-					if got != nil {
+					if is {
 						t.Fatalf("nothing is due at %d, and something came", now)
 					}
 					continue
 				}
-				if got == nil || want[got] != slices.Min(due) {
+				if !is || want[got] != slices.Min(due) {
 					t.Fatalf("at %d %v is due, got %v", now, due, got)
 				}
 				delete(want, got)
 			}
 			for _, e := range jobs {
 				_, in := want[e]
-				if in != (e.place >= 0) || in && s.jobs[e.place] != e {
+				if in != (e.place >= 0) || in && s.items[e.place] != e {
 					t.Fatalf("a job is at place %d, in the schedule: %v", e.place, in)
 				}
 			}
-			if len(s.jobs) != len(want) {
-				t.Fatalf("%d jobs, want %d", len(s.jobs), len(want))
+			if len(s.items) != len(want) {
+				t.Fatalf("%d jobs, want %d", len(s.items), len(want))
 			}
 		}
 	})

@@ -212,6 +212,8 @@ func init() {
 		"books":      (*script).books,
 		"store":      (*script).showStore,
 		"foreign":    (*script).foreign,
+		"clusters":   (*script).clustersCommand,
+		"cluster":    (*script).showCluster,
 
 		"stale-report": (*script).staleReport,
 		"fresh-start":  (*script).freshStart,
@@ -263,7 +265,13 @@ func (s *script) agentCommand(w *words) error {
 			return err
 		}
 	}
+	if application := w.option("application", ""); application != "" {
+		if err := a.beat.Application.UnmarshalText([]byte(application)); err != nil {
+			return err
+		}
+	}
 	switch verb := w.next(); verb {
+	case "":
 	case "beats":
 		a.cut = false
 		a.pulse()
@@ -363,6 +371,7 @@ func (s *script) etcd(w *words) error {
 		for _, r := range slices.Clone(s.replicas) {
 			r.progress(Agents)
 			r.progress(Verdicts)
+			r.progress(Clusters)
 		}
 	case "expires":
 		for _, name := range w.list {
@@ -382,6 +391,13 @@ func (s *script) etcd(w *words) error {
 		delete(s.verdicts, key)
 		for _, r := range slices.Clone(s.replicas) {
 			r.step(Erased{Key: key})
+		}
+	case "loses-cluster":
+		key := s.key(w).ClusterKey()
+		s.revision++
+		delete(s.clusters, key)
+		for _, r := range slices.Clone(s.replicas) {
+			r.step(Erased{Key: wholeCluster(key)})
 		}
 	case "loses-report":
 		a := s.world.agent(w.next())
@@ -405,12 +421,14 @@ func (s *script) follow(w *words) error {
 		return err
 	}
 	verb := w.next()
-	sources := []Source{Agents, Verdicts}
+	sources := []Source{Agents, Verdicts, Clusters}
 	switch w.next() {
 	case "agents":
 		sources = sources[:1]
 	case "verdicts":
-		sources = sources[1:]
+		sources = sources[1:2]
+	case "clusters":
+		sources = sources[2:]
 	}
 	for _, source := range sources {
 		switch verb {
@@ -467,6 +485,7 @@ func (s *script) late(w *words) error {
 	for _, r := range slices.Clone(s.replicas) {
 		r.progress(Agents)
 		r.progress(Verdicts)
+		r.progress(Clusters)
 		r.step(Tick{})
 	}
 	return nil
@@ -502,6 +521,15 @@ func (s *script) unreadableCommand(w *words) error {
 		k := reportKey{a.Agent, w.next()}
 		mark(k)
 		s.changed(s.reportEvent(k))
+	case "cluster":
+		k := job.ClusterKey{Namespace: "shop", Cluster: w.next()}
+		mark(k)
+		stored := s.clusters[k]
+		stored.Revision = s.revision
+		s.clusters[k] = stored
+		for _, r := range slices.Clone(s.replicas) {
+			r.step(s.clusterEvent(k))
+		}
 	case "verdict":
 		k := s.key(w)
 		mark(k)
@@ -613,6 +641,27 @@ func (s *script) books(w *words) error {
 		}
 	}
 	fmt.Fprintln(&s.out)
+	return nil
+}
+
+// clustersCommand lets the trace tell of clusters' conditions from now on.
+func (s *script) clustersCommand(w *words) error {
+	if verb := w.next(); verb != "shown" {
+		return fmt.Errorf("clusters are not %q", verb)
+	}
+	s.showClusters = true
+	return nil
+}
+
+func (s *script) showCluster(w *words) error {
+	key := job.ClusterKey{Namespace: "shop", Cluster: w.next()}
+	stored, there := s.clusters[key]
+	if !there {
+		fmt.Fprintf(&s.out, "%s: nothing is said of it\n", key.Cluster)
+		return nil
+	}
+	c := stored.Cluster
+	fmt.Fprintf(&s.out, "%s; since %s, last seen %s, sequence %d\n", clusterLine(c), clock(c.Since), clock(c.LastSeen), c.Sequence)
 	return nil
 }
 

@@ -12,8 +12,8 @@
 //     synced nothing is proposed.
 //   - Events of one source come in the store's order. Between sources there is no order.
 //
-// The rules have numbers, S1 to S13; ARCHITECTURE.md lists them. rules.go has those that judge one job, health.go those that judge
-// the observer (S9 to S11), conserve.go the last word of every judgement.
+// The rules have numbers, S1 to S13; ARCHITECTURE.md lists them. rules.go has those that judge one job, cluster.go judges a cluster as a whole,
+// health.go has the rules that judge the observer (S9 to S11), conserve.go the last word of every judgement of a job.
 package settle
 
 import (
@@ -45,6 +45,8 @@ type Config struct {
 	PodSilence time.Duration
 	// Retain is how long the verdict of a job that is over is kept.
 	Retain time.Duration
+	// Absent is how long an agent must be silent whose pod is gone, until its reports are removed.
+	Absent time.Duration
 	// Namespaces are those of which the API server tells; nil means all.
 	Namespaces []string
 }
@@ -54,7 +56,7 @@ func DefaultConfig() Config {
 	return Config{
 		Hold: 30 * time.Second, Lease: 20 * time.Second, Grace: 30 * time.Second, Missing: 10 * time.Minute,
 		FreezeLimit: 10 * time.Minute, Tick: time.Second, Late: 2 * time.Second, Silence: 15 * time.Second,
-		PodSilence: time.Minute, Retain: 7 * 24 * time.Hour,
+		PodSilence: time.Minute, Retain: 7 * 24 * time.Hour, Absent: time.Hour,
 	}
 }
 
@@ -66,6 +68,7 @@ func (c Config) Validate() error {
 	}{
 		{"hold", c.Hold}, {"lease", c.Lease}, {"grace", c.Grace}, {"missing", c.Missing}, {"freeze limit", c.FreezeLimit},
 		{"tick", c.Tick}, {"late", c.Late}, {"silence", c.Silence}, {"pod silence", c.PodSilence}, {"retain", c.Retain},
+		{"absent", c.Absent},
 	} {
 		if d.is <= 0 {
 			return fmt.Errorf("the %s time is %s: it must be more than 0", d.name, d.is)
@@ -77,6 +80,12 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// SweptReport is a report that is to be removed.
+type SweptReport struct {
+	JobID      string
+	IfRevision int64
+}
+
 // Source is where evidence comes from. Each is listed, followed and lost by itself.
 type Source uint8
 
@@ -85,16 +94,20 @@ const (
 	Agents Source = iota
 	// Verdicts are what was settled before, in etcd.
 	Verdicts
+	// Clusters are what was said of clusters before, in etcd. Jobs do not wait for them.
+	Clusters
 	// Pods are the JobManagers' pods, told by the API server. A site without Kubernetes never lists them, and nothing waits for them.
 	Pods
 	// Probes are the looks at JobManagers from outside that Ask asked for. They are never listed; Lost ends them all.
 	Probes
 
 	numSources
-	numStores = Pods // agents and verdicts lie in etcd, and nothing is judged on half of them
+	numStores = Clusters // agents and verdicts, without which nothing is judged
 )
 
-func (s Source) String() string { return [numSources]string{"agents", "verdicts", "pods", "probes"}[s] }
+func (s Source) String() string {
+	return [numSources]string{"agents", "verdicts", "clusters", "pods", "probes"}[s]
+}
 
 // Event is something that happened, and when.
 type Event struct {
@@ -171,12 +184,20 @@ type (
 		Account  job.Account
 		Revision int64
 	}
+	// StoredCluster is what is said of a cluster as a whole, as it lies in the store. The three below speak of that where their key has no ID.
+	StoredCluster struct {
+		Cluster  job.Cluster
+		Revision int64
+	}
 	// Erased says that a verdict is not in the store any more.
 	Erased struct{ Key job.Key }
 	// UnreadableVerdict says that a verdict is there and cannot be read. It is never written over.
 	UnreadableVerdict struct{ Key job.Key }
 	// NotWritten says that a Write was refused, failed, or ended without an answer.
 	NotWritten struct{ Key job.Key }
+	// Found says what lies in the store in truth: a Stored, an UnreadableVerdict or an Erased, where Recall says something else though the core was
+	// told everything.
+	Found struct{ Is Input }
 )
 
 func (Tick) input()              {}
@@ -195,9 +216,11 @@ func (PodGone) input()           {}
 func (Workload) input()          {}
 func (HARecord) input()          {}
 func (Stored) input()            {}
+func (StoredCluster) input()     {}
 func (Erased) input()            {}
 func (UnreadableVerdict) input() {}
 func (NotWritten) input()        {}
+func (Found) input()             {}
 
 // Effect is one of the types below.
 type Effect interface{ effect() }
@@ -210,11 +233,27 @@ type (
 		Entries    []job.Transition
 		IfRevision int64
 	}
+	// Sweep asks for the removal of reports of an agent whose pod is gone, each if its revision is still IfRevision, and all if the agent does not
+	// beat. Nobody needs to say how it ended: what is still there is asked for again.
+	Sweep struct {
+		Agent   evidence.Agent
+		Reports []SweptReport
+	}
 	// Forget asks for the removal of a job that has been over for Config.Retain: first the reports of the agents, none of which
-	// lives and knows the job, then the verdict if its revision is still IfRevision, with its history.
+	// lives and knows the job, or may come back, then the verdict if its revision is still IfRevision, with its history.
 	Forget struct {
 		Key        job.Key
 		Reports    []evidence.Agent
+		IfRevision int64
+	}
+	// WriteCluster asks for the record of a cluster as a whole, if its revision in the store is still IfRevision. It ends as a Write does.
+	WriteCluster struct {
+		Cluster    job.Cluster
+		IfRevision int64
+	}
+	// ForgetCluster asks for the removal of that record, of a cluster that nobody has seen for Config.Retain and of which no job is left.
+	ForgetCluster struct {
+		Key        job.ClusterKey
 		IfRevision int64
 	}
 	// Ask asks for looks at a JobManager from outside: what they see is told as the beats and reports of Agent, whose Probe is set. Stop
@@ -234,7 +273,7 @@ type (
 		Cluster  job.ClusterKey
 		Workload job.Workload
 	}
-	// Condition says whether negative conclusions are frozen, and how many agents are heard. It is told whenever
+	// Condition is the site's, not a cluster's: it says whether negative conclusions are frozen, and how many agents are heard. It is told whenever
 	// that changes.
 	Condition struct {
 		Frozen            bool
@@ -244,8 +283,11 @@ type (
 	}
 )
 
-func (Write) effect()     {}
-func (Forget) effect()    {}
-func (Ask) effect()       {}
-func (Check) effect()     {}
-func (Condition) effect() {}
+func (Write) effect()         {}
+func (Forget) effect()        {}
+func (Sweep) effect()         {}
+func (WriteCluster) effect()  {}
+func (ForgetCluster) effect() {}
+func (Ask) effect()           {}
+func (Check) effect()         {}
+func (Condition) effect()     {}

@@ -82,6 +82,47 @@ func conditionLine(c Condition) string {
 	return line
 }
 
+func clusterLine(c job.Cluster) string {
+	line := c.Key.Cluster + ": " + c.Condition.String()
+	if c.Over != job.No {
+		line += fmt.Sprintf(" over %s", c.Over)
+	}
+	line += " " + c.Certainty.String()
+	if c.Reason != job.FlinkSaid {
+		line += " " + c.Reason.String()
+	}
+	for _, p := range c.Pods {
+		line += ", " + p.Name
+		if p.Running == job.Yes {
+			line += " runs"
+		}
+		if p.Running == job.No {
+			line += " does not run"
+		}
+		if p.Restarts > 0 {
+			line += fmt.Sprintf(", restarts %d", p.Restarts)
+		}
+		if p.ExitCode != nil {
+			line += fmt.Sprintf(", exit code %d", *p.ExitCode)
+		}
+		if p.Waiting != "" {
+			line += ", waits: " + p.Waiting
+		}
+		if p.Reach != job.NotAsked {
+			line += ", asked: " + p.Reach.String()
+		}
+	}
+	return line
+}
+
+func sweepLine(e Sweep) string {
+	ids := make([]string, len(e.Reports))
+	for i, report := range e.Reports {
+		ids[i] = report.JobID
+	}
+	return fmt.Sprintf("sweep the reports of %s: %s", e.Agent.PodUID, strings.Join(ids, " "))
+}
+
 func forgetLine(e Forget) string {
 	line := "forget " + e.Key.ID
 	if len(e.Reports) > 0 {

@@ -23,6 +23,8 @@ type world struct {
 	store
 	agents     map[string]*agent
 	kubernetes apiServer
+	// showClusters lets the trace tell of clusters' conditions.
+	showClusters bool
 	// plain spares records the way through JSON, where there are very many.
 	plain bool
 	// replicas are the aggregators with a core; the last one leads. The others have not noticed yet that they were deposed.
@@ -57,6 +59,7 @@ type store struct {
 	beats    map[evidence.Agent]evidence.Beat
 	reports  map[reportKey]storedReport
 	verdicts map[job.Key]Stored
+	clusters map[job.ClusterKey]StoredCluster
 	history  map[job.Key][]job.Transition
 	// unreadable are the places of records that no longer can be read.
 	unreadable map[any]bool
@@ -77,7 +80,7 @@ func newStore() store {
 	return store{
 		revision: 1, epoch: 1, term: 1,
 		beats: map[evidence.Agent]evidence.Beat{}, reports: map[reportKey]storedReport{},
-		verdicts: map[job.Key]Stored{}, history: map[job.Key][]job.Transition{}, unreadable: map[any]bool{},
+		verdicts: map[job.Key]Stored{}, clusters: map[job.ClusterKey]StoredCluster{}, history: map[job.Key][]job.Transition{}, unreadable: map[any]bool{},
 	}
 }
 
@@ -85,7 +88,8 @@ func newStore() store {
 func (s *store) snapshot() {
 	s.past = append(s.past, store{
 		revision: s.revision, beats: maps.Clone(s.beats), reports: maps.Clone(s.reports), verdicts: maps.Clone(s.verdicts),
-		history: maps.Clone(s.history), unreadable: maps.Clone(s.unreadable),
+		clusters: maps.Clone(s.clusters),
+		history:  maps.Clone(s.history), unreadable: maps.Clone(s.unreadable),
 	})
 }
 
@@ -130,6 +134,7 @@ func (w *world) lead(name string, first Source) *replica {
 	w.replicas = append(w.replicas, r)
 	r.list(first)
 	r.list(1 - first)
+	r.list(Clusters)
 	return r
 }
 
@@ -157,6 +162,8 @@ func (r *replica) step(input Input) {
 		switch in := r.queue[0].(type) {
 		case Stored:
 			delete(r.writing, in.Account.Key)
+		case StoredCluster:
+			delete(r.writing, wholeCluster(in.Cluster.Key))
 		case Erased:
 			delete(r.writing, in.Key)
 		case NotWritten:
@@ -178,6 +185,8 @@ func mayConcern(input Input, key job.Key) bool {
 	switch in := input.(type) {
 	case Stored:
 		return key == job.Key{} || key == in.Account.Key
+	case StoredCluster:
+		return key == job.Key{} || key == wholeCluster(in.Cluster.Key)
 	case Erased:
 		return key == in.Key
 	case NotWritten:
@@ -222,6 +231,12 @@ func (r *replica) carryOut(effect Effect) {
 		r.tell("check %s %s", e.Cluster.Cluster, workloadName(e.Workload))
 		r.queue = append(r.queue, r.w.kubernetes.answers(e)...)
 		return
+	case Sweep:
+		r.tell("%s", sweepLine(e))
+		if r.leads() && r.writes != "refuse" && r.writes != "lose" {
+			r.w.commit(r, e, &r.queue)
+		}
+		return
 	case Write:
 		key = e.Account.Key
 		r.tell("%s", strings.Join(writeLines(e), "\n"))
@@ -229,30 +244,43 @@ func (r *replica) carryOut(effect Effect) {
 	case Forget:
 		key = e.Key
 		r.tell("%s", forgetLine(e))
+	case WriteCluster:
+		key = effectKey(e)
+		r.w.tellCluster(r, e)
+		r.w.checkCluster(e)
+	case ForgetCluster:
+		key = effectKey(e)
+		if r.w.showClusters {
+			r.tell("forget the cluster %s", e.Key.Cluster)
+		}
 	}
 	if _, under := r.writing[key]; under {
 		r.w.breach("a second write of %s while one is under way", key.ID)
 	}
 	r.writing[key] = false
+	tell := r.tell
+	if key.ID == "" && !r.w.showClusters {
+		tell = func(string, ...any) {}
+	}
 	switch {
 	case !r.leads():
-		r.tell("  refused: another aggregator leads")
+		tell("  refused: another aggregator leads")
 		r.queue = append(r.queue, NotWritten{Key: key})
 	case r.writes == "hold":
 		r.held = append(r.held, effect)
 	case r.writes == "refuse":
-		r.tell("  refused")
+		tell("  refused")
 		r.queue = append(r.queue, NotWritten{Key: key})
 	case r.writes == "lose":
-		r.tell("  outcome unknown, not written")
+		tell("  outcome unknown, not written")
 		r.queue = append(r.queue, NotWritten{Key: key})
 	case r.writes == "lose-written":
-		r.tell("  outcome unknown, written")
+		tell("  outcome unknown, written")
 		r.queue = append(r.queue, NotWritten{Key: key})
 		r.w.commit(r, effect, &r.unseen)
 	default:
 		if !r.w.commit(r, effect, &r.queue) {
-			r.tell("  refused: the verdict is another by now")
+			tell("  refused: the verdict is another by now")
 			r.queue = append(r.queue, NotWritten{Key: key})
 		}
 	}
@@ -265,7 +293,9 @@ func (r *replica) release() {
 	for _, effect := range held {
 		key := effectKey(effect)
 		if !r.leads() || !r.w.commit(r, effect, &r.unseen) {
-			r.tell("%s: the held write is refused", key.ID)
+			if key.ID != "" || r.w.showClusters {
+				r.tell("%s: the held write is refused", cmp.Or(key.ID, key.Cluster))
+			}
 			r.step(NotWritten{Key: key})
 		}
 	}
@@ -277,7 +307,11 @@ func (r *replica) catchUp() {
 	unseen := r.unseen
 	r.unseen = nil
 	for _, input := range unseen {
-		if r.follows[Verdicts] || isAgents(input) {
+		_, isCluster := input.(StoredCluster)
+		if erased, is := input.(Erased); is {
+			isCluster = erased.Key.ID == ""
+		}
+		if isCluster && r.follows[Clusters] || !isCluster && r.follows[Verdicts] || isAgents(input) {
 			r.step(input)
 		}
 	}
@@ -323,6 +357,21 @@ func (w *world) commit(author *replica, effect Effect, seen *[]Input) bool {
 			author.writing[key] = true
 		}
 		deliver(Verdicts, stored)
+	case Sweep:
+		if _, beats := w.beats[e.Agent]; beats {
+			return false
+		}
+		for _, swept := range e.Reports {
+			report := reportKey{e.Agent, swept.JobID}
+			if is, there := w.reports[report]; !there || is.revision != swept.IfRevision {
+				return false
+			}
+		}
+		w.revision++
+		for _, swept := range e.Reports {
+			delete(w.reports, reportKey{e.Agent, swept.JobID})
+			deliver(Agents, Unreported{Agent: e.Agent, JobID: swept.JobID})
+		}
 	case Forget:
 		for _, a := range e.Reports {
 			if _, there := w.reports[reportKey{a, key.ID}]; there {
@@ -338,8 +387,64 @@ func (w *world) commit(author *replica, effect Effect, seen *[]Input) bool {
 		delete(w.verdicts, key)
 		delete(w.history, key)
 		deliver(Verdicts, Erased{Key: key})
+	case WriteCluster:
+		if w.clusters[e.Cluster.Key].Revision != e.IfRevision {
+			return false
+		}
+		w.revision++
+		stored := StoredCluster{Cluster: e.Cluster, Revision: w.revision}
+		if !w.plain {
+			cluster, err := record.DecodeCluster(e.Cluster.Key, record.EncodeCluster(e.Cluster))
+			if err != nil {
+				w.breach("what was written cannot be read: %v", err)
+				return true
+			}
+			stored.Cluster = cluster
+		}
+		w.clusters[e.Cluster.Key] = stored
+		if _, under := author.writing[key]; under {
+			author.writing[key] = true
+		}
+		deliver(Clusters, stored)
+	case ForgetCluster:
+		if w.clusters[e.Key].Revision != e.IfRevision {
+			return false
+		}
+		w.revision++
+		delete(w.clusters, e.Key)
+		deliver(Clusters, Erased{Key: key})
 	}
 	return true
+}
+
+// wholeCluster is the key of a cluster as a whole among those of jobs.
+func wholeCluster(key job.ClusterKey) job.Key {
+	return job.Key{Namespace: key.Namespace, Cluster: key.Cluster}
+}
+
+// checkCluster complains about what no core may ever say of a cluster.
+func (w *world) checkCluster(e WriteCluster) {
+	is := e.Cluster
+	was, there := w.clusters[is.Key]
+	switch {
+	case is.Sequence < 1 || is.Since == "" || len(is.Pods) > job.PodsLimit:
+		w.breach("%s: sequence %d, since %q, %d pods", is.Key, is.Sequence, is.Since, len(is.Pods))
+	case is.Condition.Negative() && is.Certainty == job.Witnessed:
+		w.breach("%s: no JobManager can say %s", is.Key, is.Condition)
+	case (is.Condition == job.ClusterReady || is.Condition == job.ClusterNoJob) && is.Certainty == job.Inferred:
+		w.breach("%s: only a JobManager can say %s", is.Key, is.Condition)
+	case is.Certainty == job.Held && is.Condition.Negative() && (!there || !was.Cluster.Condition.Negative()) && was.Revision == e.IfRevision:
+		w.breach("%s: silence has made it %s", is.Key, is.Condition)
+	case is.Over == job.Yes && is.Condition != job.ClusterDown:
+		w.breach("%s: over, and %s", is.Key, is.Condition)
+	}
+}
+
+// tellCluster tells of a cluster's write, where somebody wants to know.
+func (w *world) tellCluster(r *replica, e WriteCluster) {
+	if w.showClusters {
+		r.tell("%s", clusterLine(e.Cluster))
+	}
 }
 
 // enter puts entries into a history, replaces a fold that grew, and prunes.
@@ -459,6 +564,10 @@ func (r *replica) list(source Source) {
 		for _, k := range slices.SortedFunc(maps.Keys(w.verdicts), compareKeys) {
 			r.step(w.verdictEvent(k))
 		}
+	case Clusters:
+		for _, k := range slices.SortedFunc(maps.Keys(w.clusters), func(a, b job.ClusterKey) int { return cmp.Compare(a.String(), b.String()) }) {
+			r.step(w.clusterEvent(k))
+		}
 	case Pods:
 		for _, name := range slices.Sorted(maps.Keys(w.kubernetes.pods)) {
 			r.step(Pod{w.kubernetes.pods[name]})
@@ -466,13 +575,20 @@ func (r *replica) list(source Source) {
 	}
 	r.follows[source], r.silent[source] = true, false
 	carriedOut := maps.Clone(r.writing)
-	if source == Verdicts {
-		maps.DeleteFunc(r.writing, func(k job.Key, _ bool) bool { return w.verdicts[k].Revision == 0 })
+	missing := func(key job.Key) bool {
+		switch {
+		case source == Verdicts && key.ID != "":
+			return w.verdicts[key].Revision == 0
+		case source == Clusters && key.ID == "":
+			return w.clusters[key.ClusterKey()].Revision == 0
+		}
+		return false
 	}
+	maps.DeleteFunc(r.writing, func(k job.Key, _ bool) bool { return missing(k) })
 	r.step(Synced{Source: source, Revision: w.revision})
 	for _, key := range slices.SortedFunc(maps.Keys(carriedOut), compareKeys) {
 		// What etcd carried out and the list does not show was lost with the store's past.
-		if source == Verdicts && carriedOut[key] && w.verdicts[key].Revision == 0 {
+		if carriedOut[key] && missing(key) {
 			r.step(NotWritten{Key: key})
 		}
 	}
@@ -512,6 +628,13 @@ func (w *world) verdictEvent(k job.Key) Input {
 	return w.verdicts[k]
 }
 
+func (w *world) clusterEvent(k job.ClusterKey) Input {
+	if w.unreadable[k] {
+		return UnreadableVerdict{Key: wholeCluster(k)}
+	}
+	return w.clusters[k]
+}
+
 // changed brings a change of the agents' records to whoever follows them.
 func (w *world) changed(input Input) {
 	for _, r := range slices.Clone(w.replicas) {
@@ -532,6 +655,7 @@ func (w *world) pass(d time.Duration) {
 			if w.now%(5*time.Second) == 0 {
 				r.progress(Agents)
 				r.progress(Verdicts)
+				r.progress(Clusters)
 				r.progress(Pods)
 			}
 			r.step(Tick{})

@@ -49,6 +49,10 @@ type session struct {
 	adopted, open, writing bool
 	doubts, step           int // of which doubt the reports are in step again; -1 never
 	highest                int64
+	setBack                bool
+	life                   int64
+	stood                  etcd.Position // when etcd answered the last keepalive
+	readings               int
 	overdue                time.Duration // since when something waits
 	looked                 time.Duration
 	retry                  time.Duration
@@ -249,7 +253,7 @@ func (s *session) write() {
 		s.overdue = s.a.w.now
 	}
 	s.writing = true
-	revision := int64(0)
+	revision, floor := int64(0), s.highest
 	s.call(writeBound, func() (err error) { revision, err = s.a.w.etcd.commit(nil, ops); return err }, func(err error) {
 		s.writing = false
 		if err != nil {
@@ -260,7 +264,8 @@ func (s *session) write() {
 			s.again(s.a.chance.between(s.retry/2, s.retry), s.write)
 			return
 		}
-		s.retry, s.highest, s.overdue = 250*time.Millisecond, max(s.highest, revision), 0
+		s.retry, s.overdue = 250*time.Millisecond, 0
+		s.reached(revision, floor)
 		for _, c := range batch {
 			c.l.revision = revision
 			if c.l.report == c.report {
@@ -291,23 +296,26 @@ func (s *session) read() {
 		return
 	}
 	var pairs []etcd.Pair
-	var revision int64
+	s.readings++
+	reading := s.readings
+	var revision, life int64
 	floor, doubts := s.highest, s.doubts
 	s.call(15*time.Second, func() error {
 		pairs, revision = s.a.w.etcd.list(record.AgentPrefix(site, s.a.pod.who())), s.a.w.etcd.revision
+		life = s.a.w.etcd.pairs[record.IdentityKey(site)].ModRevision
 		return nil
 	}, func(err error) {
 		if err != nil {
 			s.again(s.a.chance.between(time.Second, 5*time.Second), s.read)
 			return
 		}
-		s.compare(pairs, revision, floor)
+		s.compare(pairs, revision, life, floor, doubts)
 		s.absorb = append(s.absorb, func() {
 			s.open = true
 			s.inStep(doubts)
 		})
 		s.again(s.a.chance.between(57*time.Second, 63*time.Second), func() {
-			if s.doubts == doubts {
+			if s.readings == reading {
 				s.read()
 			}
 		})
@@ -321,13 +329,23 @@ func (s *session) inStep(doubts int) {
 	}
 }
 
+// reached notes at which revision something arrived (package agent's post).
+func (s *session) reached(revision, floor int64) {
+	if revision >= floor {
+		s.highest = max(s.highest, revision)
+		return
+	}
+	s.highest, s.setBack = revision, true
+	s.doubt()
+}
+
 func (s *session) doubt() {
 	s.doubts++
 	s.read()
 }
 
 // compare puts right what differs from the memory (package agent's repair).
-func (s *session) compare(pairs []etcd.Pair, revision, floor int64) {
+func (s *session) compare(pairs []etcd.Pair, revision, life, floor int64, doubts int) {
 	stored := map[string]etcd.Pair{}
 	hangs, beatSame := false, false
 	for _, pair := range pairs {
@@ -341,12 +359,13 @@ func (s *session) compare(pairs []etcd.Pair, revision, floor int64) {
 			beatSame = hangs && s.hangs != nil && bytes.Equal(pair.Value, record.EncodeBeat(*s.hangs))
 		}
 	}
-	anew := revision < floor
+	anew := revision < floor || s.setBack && doubts == s.doubts
 	if anew {
-		s.highest = revision
+		s.highest, s.setBack = revision, false
 	}
 	s.highest = max(s.highest, revision)
-	same := hangs
+	same := hangs || life != 0 && life == s.life
+	s.life = life
 	for id, pair := range stored {
 		l := s.letters[id]
 		same = same || l != nil && l.revision > 0 && l.revision == pair.ModRevision
@@ -370,7 +389,7 @@ func (s *session) compare(pairs []etcd.Pair, revision, floor int64) {
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(stored)) {
-		if s.letters[id] != nil {
+		if s.letters[id] != nil || revision < s.highest {
 			continue
 		}
 		if report, err := record.DecodeReport(s.a.pod.who(), id, stored[id].Value); err == nil {
@@ -408,18 +427,36 @@ func (s *session) hold() {
 			s.backOff()
 			return
 		}
-		beat, revision := s.beat, int64(0)
-		s.call(writeBound, func() (err error) { revision, err = w.etcd.commit(nil, []etcd.Op{s.beatOp(id)}); return err }, func(err error) {
+		beat, revision, floor := s.beat, int64(0), s.highest
+		proofs := s.proofs()
+		s.call(writeBound, func() (err error) { revision, err = w.etcd.commit(proofs, []etcd.Op{s.beatOp(id)}); return err }, func(err error) {
+			if errors.Is(err, etcd.ErrRefused) {
+				s.doubt()
+			}
 			if err != nil {
 				s.letGo(id)
 				s.backOff()
 				return
 			}
+			if s.reached(revision, floor); s.setBack {
+				s.letGo(id)
+				s.backOff()
+				return
+			}
 			s.lease, s.hangs, s.kept = id, beat, asked+leaseTime
-			s.highest = max(s.highest, revision)
 			s.again(5*time.Second, func() { s.keep(id) })
 		})
 	})
+}
+
+// proofs hold only in an etcd in which the reports lie where they were written (package agent's post).
+func (s *session) proofs() (all []etcd.Guard) {
+	for id, l := range s.letters {
+		if !l.queued && l.revision > 0 {
+			all = append(all, etcd.Guard{Key: record.ReportKey(site, s.a.pod.who(), id), ModRevision: l.revision})
+		}
+	}
+	return all
 }
 
 func (s *session) backOff() {
@@ -449,9 +486,11 @@ func (s *session) keep(id clientv3.LeaseID) {
 		s.backOff()
 		return
 	}
-	s.call(2*time.Second, func() error { return w.etcd.keepAlive(id) }, func(err error) {
+	var at etcd.Position
+	s.call(2*time.Second, func() error { at = w.etcd.position(); return w.etcd.keepAlive(id) }, func(err error) {
 		switch {
 		case err == nil:
+			s.heard(at)
 			s.kept = asked + leaseTime
 			s.again(5*time.Second-(w.now-asked), func() { s.keep(id) })
 		case errors.Is(err, errNoLease):
@@ -462,6 +501,14 @@ func (s *session) keep(id clientv3.LeaseID) {
 			s.again(time.Second, func() { s.keep(id) })
 		}
 	})
+}
+
+// heard notes where etcd stood when it answered a keepalive (package agent's post).
+func (s *session) heard(at etcd.Position) {
+	if s.stood.ClusterID != 0 && at.Before(s.stood) {
+		s.read()
+	}
+	s.stood = etcd.Position{ClusterID: at.ClusterID, Revision: max(at.Revision, s.highest), Term: at.Term}
 }
 
 func (s *session) unhang() { s.lease, s.hangs = 0, nil }

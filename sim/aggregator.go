@@ -52,12 +52,16 @@ type aggregator struct {
 	writing  map[job.Key]bool
 	owed     map[job.Key]bool
 	// what was followed in earlier reigns, by source
-	last     [2]etcd.Update
-	epochs   [2]int64
+	last     [len(stores)]etcd.Update
+	epochs   [len(stores)]int64
 	replaced bool
-	bereft   bool // the store has lost its past, and may not have been given all of it back
-	stores   [2]int64
+	epoch    int64             // the newest of the site that was seen
+	setBack  bool              // an older one was seen after it
+	told     *settle.Condition // the core's last
+	bereft   bool              // the store has lost its past, and may not have been given all of it back
+	stores   [len(stores)]int64
 	listed   time.Duration // when it last found, rather than heard, who leads
+	met      time.Duration // when it first heard of a leader
 	feedSeen map[board.Feed]int64
 	healthy  map[board.Feed]int64
 }
@@ -73,10 +77,11 @@ type reign struct {
 	pods    *podFollower
 	probes  map[evidence.Agent]*probe
 	ticked  time.Duration
-	heard   [2]time.Duration
-	// told says of which stores the core was told all, and whole that it was of both when it last took a Tick.
-	told  [2]bool
-	whole bool
+	heard   [len(stores)]time.Duration
+	// told says of which stores the core was told all, and whole that it was of all when it last took a Tick.
+	told    [len(stores)]bool
+	whole   bool
+	wholeAt time.Duration // since when
 	// leader is what the leader's key says, and shown when it last did so anew.
 	leader  record.SiteLeader
 	shown   time.Duration
@@ -84,6 +89,9 @@ type reign struct {
 	// condition is what is to be written, until it is.
 	condition *settle.Condition
 }
+
+// stores are the sources that lie in etcd.
+var stores = [...]settle.Source{settle.Agents, settle.Verdicts, settle.Clusters}
 
 const (
 	leaderLease = 10 * time.Second
@@ -229,9 +237,18 @@ func (a *aggregator) apply(feed board.Feed, u etcd.Update) {
 	if feed == board.Leader && u.Kind == etcd.Listed {
 		a.listed = a.r.w.now
 	}
+	if feed == board.Leader && len(u.Pairs) > 0 && a.met == 0 {
+		a.met = a.r.w.now
+	}
 	a.board.Apply(feed, u)
-	if feed == board.Identity && known > 0 && a.board.Snapshot().Identity().Epoch > known {
-		a.replaced = false
+	if feed == board.Identity {
+		switch is := a.board.Snapshot().Identity().Epoch; {
+		case is < a.epoch:
+			a.setBack, a.replaced = true, true
+		case is > a.epoch:
+			a.epoch = is
+			a.replaced = a.replaced && known == 0
+		}
 	}
 	a.r.w.served(a)
 }
@@ -253,7 +270,7 @@ func (a *aggregator) campaign() {
 	asked := w.now
 	var id clientv3.LeaseID
 	var created int64
-	leader := record.SiteLeader{Name: a.name(), Address: a.r.name, Since: w.stamp(a.r.skew), Ticked: w.stamp(a.r.skew)}
+	leader := record.SiteLeader{Name: a.name(), Address: a.r.name, Since: w.stamp(a.r.skew), Ticked: w.stamp(a.r.skew), Fresh: true}
 	a.call(leaderLease/2, func() (err error) {
 		key := record.LeaderKey(site)
 		if _, there := w.etcd.pairs[key]; there {
@@ -278,23 +295,29 @@ func (a *aggregator) lead(g *reign) {
 	w := a.r.w
 	w.say("%s leads", a.r.name)
 	w.met["reigns"]++
-	w.watched.reign = w.now
+	w.watched.judges = 0
 	a.reign = g
-	lost := a.bereft || slices.ContainsFunc(a.last[:], func(last etcd.Update) bool {
+	lost := a.setBack || a.bereft || w.epochStored() < a.epoch || slices.ContainsFunc(a.last[:], func(last etcd.Update) bool {
 		now := etcd.Position{ClusterID: w.etcd.id, Revision: g.created, Term: w.etcd.term}
 		return now.Before(etcd.Position{ClusterID: last.ClusterID, Revision: last.Revision, Term: last.Term})
 	})
+	if a.setBack = false; lost {
+		a.last = [len(stores)]etcd.Update{}
+	}
 	if a.core == nil || a.outdated || !lost {
 		core, err := settle.New(w.cfg)
 		if err != nil {
 			panic(err)
 		}
 		a.core, a.outdated, a.writing = core, false, map[job.Key]bool{}
-		g.condition = nil
+		a.told = nil
+	}
+	if a.told != nil {
+		g.tellCondition(*a.told)
 	}
 	g.probes = map[evidence.Agent]*probe{}
-	g.ticked, g.heard = w.now, [2]time.Duration{w.now, w.now}
-	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
+	g.ticked, g.heard = w.now, [len(stores)]time.Duration{w.now, w.now, w.now}
+	for _, source := range stores {
 		g.follow(source)
 	}
 	g.pods = a.r.followPods(func(inputs []settle.Input) {
@@ -326,7 +349,14 @@ func (g *reign) tick() {
 			delete(g.a.owed, key)
 		}
 	}
-	g.whole = g.told[settle.Agents] && g.told[settle.Verdicts]
+	was := g.whole
+	g.whole = !slices.Contains(g.told[:], false)
+	if g.whole && !was {
+		g.wholeAt = g.a.r.w.now
+	}
+	if w := g.a.r.w; g.whole && w.watched.judges == 0 {
+		w.watched.judges = w.now
+	}
 	if g.whole && len(g.a.owed)+len(g.a.writing) == 0 {
 		g.a.bereft = false
 	}
@@ -376,7 +406,7 @@ func (g *reign) abdicate() {
 		a.step(settle.NotWritten{Key: key}, nil)
 	}
 	g.stop()
-	for _, source := range []settle.Source{settle.Agents, settle.Verdicts, settle.Pods, settle.Probes} {
+	for _, source := range append(stores[:], settle.Pods, settle.Probes) {
 		a.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
 	}
 	a.reign = nil
@@ -459,6 +489,9 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 	case settle.Stored:
 		delete(a.writing, in.Account.Key)
 		delete(a.owed, in.Account.Key)
+	case settle.StoredCluster:
+		delete(a.writing, wholeCluster(in.Cluster.Key))
+		delete(a.owed, wholeCluster(in.Cluster.Key))
 	case settle.Erased:
 		delete(a.writing, in.Key)
 		delete(a.owed, in.Key)
@@ -478,7 +511,18 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 		case settle.Forget:
 			a.writing[e.Key] = false
 			g.forget(e)
+		case settle.Sweep:
+			g.sweep(e)
+		case settle.WriteCluster:
+			a.writing[wholeCluster(e.Cluster.Key)] = false
+			g.ifUnchanged(e.Cluster.Key, e.IfRevision, etcd.Op{Value: record.EncodeCluster(e.Cluster)})
+		case settle.ForgetCluster:
+			w.forgetsCluster(a.r, e.Key)
+			a.writing[wholeCluster(e.Key)] = false
+			g.ifUnchanged(e.Key, e.IfRevision, etcd.Op{Delete: true})
 		case settle.Condition:
+			a.told = &e
+			w.conditionTold(a, e)
 			g.tellCondition(e)
 		case settle.Ask:
 			g.ask(e)
@@ -486,9 +530,9 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 			g.check(e)
 		}
 	}
-	if synced, is := input.(settle.Synced); is && synced.Source == settle.Verdicts {
+	if synced, is := input.(settle.Synced); is && (synced.Source == settle.Verdicts || synced.Source == settle.Clusters) {
 		for _, key := range sortedKeys(a.writing) {
-			if a.writing[key] {
+			if a.writing[key] && (key.ID == "") == (synced.Source == settle.Clusters) {
 				a.step(settle.NotWritten{Key: key}, g)
 			}
 		}
@@ -497,7 +541,7 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 
 // guard is what every write of the reign compares: the leader's key is still its own.
 func (g *reign) guard() etcd.Guard {
-	return etcd.Guard{Key: record.LeaderKey(site), CreateRevision: g.created}
+	return etcd.Guard{Key: record.LeaderKey(site), CreateRevision: g.created, Lease: g.lease}
 }
 
 // write carries a Write out (writer.write).
@@ -519,6 +563,23 @@ func (g *reign) write(key job.Key, e settle.Write) {
 		_, err := w.etcd.commit(guards, ops)
 		return err
 	})
+}
+
+// ifUnchanged does one operation on a cluster's record (writer.ifUnchanged).
+func (g *reign) ifUnchanged(cluster job.ClusterKey, revision int64, op etcd.Op) {
+	if g == nil {
+		return
+	}
+	op.Key = record.ClusterKey(site, cluster)
+	g.transact(wholeCluster(cluster), func() error {
+		_, err := g.a.r.w.etcd.commit([]etcd.Guard{g.guard(), {Key: op.Key, ModRevision: revision}}, []etcd.Op{op})
+		return err
+	})
+}
+
+// wholeCluster is the key of a cluster as a whole among those of jobs.
+func wholeCluster(key job.ClusterKey) job.Key {
+	return job.Key{Namespace: key.Namespace, Cluster: key.Cluster}
 }
 
 // transact does one transaction of the writer, and tells how it ended.
@@ -565,12 +626,35 @@ func (g *reign) forget(e settle.Forget) {
 	})
 }
 
-func (g *reign) tellCondition(e settle.Condition) {
+// sweep removes reports of an agent that is gone (writer.sweep).
+func (g *reign) sweep(e settle.Sweep) {
 	if g == nil {
 		return
 	}
 	w := g.a.r.w
-	w.conditionTold(g, e)
+	guards := []etcd.Guard{g.guard(), {Key: record.BeatKey(site, e.Agent)}}
+	var ops []etcd.Op
+	for _, report := range e.Reports {
+		key := record.ReportKey(site, e.Agent, report.JobID)
+		guards = append(guards, etcd.Guard{Key: key, ModRevision: report.IfRevision})
+		ops = append(ops, etcd.Op{Key: key, Delete: true})
+	}
+	g.a.call(5*time.Second, func() error {
+		_, err := w.etcd.commit(guards, ops)
+		if err == nil {
+			w.met["sweep"]++
+			for _, report := range e.Reports {
+				w.retires(e.Agent, job.Key{Namespace: e.Agent.Namespace, Cluster: e.Agent.Cluster, ID: report.JobID})
+			}
+		}
+		return err
+	}, func(error) {})
+}
+
+func (g *reign) tellCondition(e settle.Condition) {
+	if g == nil {
+		return
+	}
 	first := g.condition == nil
 	g.condition = &e
 	if first {
@@ -613,7 +697,7 @@ func (g *reign) showLife() {
 	at := w.now
 	g.showing = true
 	leader := g.leader
-	leader.Ticked = w.stamp(a.r.skew)
+	leader.Ticked, leader.Fresh = w.stamp(a.r.skew), w.now-g.wholeAt < w.cfg.Hold
 	a.call(5*time.Second, func() error {
 		_, err := w.etcd.commit([]etcd.Guard{g.guard()}, []etcd.Op{{Key: record.LeaderKey(site), Value: record.EncodeLeader(leader), Lease: g.lease}})
 		return err
@@ -640,7 +724,7 @@ func (g *reign) keepEpoch() {
 	if !a.replaced {
 		return
 	}
-	atLeast := a.board.Snapshot().Identity().Epoch
+	atLeast := a.epoch
 	a.call(5*time.Second, func() error {
 		key := record.IdentityKey(site)
 		epoch, guard := atLeast, etcd.Guard{Key: key}
@@ -659,6 +743,12 @@ func (g *reign) keepEpoch() {
 			a.replaced = false
 		}
 	})
+}
+
+// epochStored is the site's epoch as it lies in etcd.
+func (w *world) epochStored() int64 {
+	id, _ := record.DecodeIdentity(w.etcd.pairs[record.IdentityKey(site)].Value)
+	return id.Epoch
 }
 
 // check asks the API server (outside.check).

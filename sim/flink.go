@@ -26,7 +26,10 @@ type cluster struct {
 	leads        time.Duration // since when
 	// record names the jobs that a later JobManager takes up, and results those that have ended, where high availability is on.
 	record, results map[string]bool
-	named           int // counts what was given a name
+	// answered is when Flink last said, to whom it may concern, that the cluster is in a condition.
+	answered map[job.Condition]time.Duration
+	emptied  time.Duration // when the last pod of it was gone
+	named    int           // counts what was given a name
 }
 
 // shape is of what kind a cluster is.
@@ -448,6 +451,7 @@ func (w *world) answer(v *view.View, one *process, reachable bool, at job.Stamp,
 		return seen
 	}
 	if reach == job.Fine {
+		w.answered(whose)
 		for _, l := range whose.lives {
 			if l.slow && !l.state.Terminal() {
 				continue
@@ -511,6 +515,7 @@ func (one *process) status(v *view.View, id string, c chance) (asked view.Asked,
 		return view.Asked{ID: id, Reach: job.TimedOut}, true
 	}
 	one.c.w.heard(l)
+	one.c.w.answered(one)
 	asked = view.Asked{ID: id, Known: job.Yes, State: l.state}
 	if v.NeedsAttempt(id, l.state) {
 		asked.StartTime, asked.EndTime = l.start, l.end

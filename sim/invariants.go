@@ -25,9 +25,10 @@ type watched struct {
 	// vandalized are those whose verdicts were deleted by hand: what they alone remembered is lost.
 	vandalized map[job.Key]bool
 	dirty      []job.Key
+	conditions conditions
 	// steady is since when the leader has been well: it ticks, and hears all that it follows.
 	steady time.Duration
-	reign  time.Duration // when the newest reign began
+	judges time.Duration // since when the newest leader has known all of a store; 0 while it does not
 	ticked time.Duration // when some core last took a Tick
 	// freezer is the core that has been frozen since a moment; nil if none is.
 	freezer *settle.Core
@@ -35,7 +36,10 @@ type watched struct {
 }
 
 func newWatched() watched {
-	return watched{accounts: map[string]map[int64][]job.Account{}, stored: map[job.Key]job.Account{}, retired: map[job.Key]job.Stamp{}, vandalized: map[job.Key]bool{}}
+	return watched{
+		accounts: map[string]map[int64][]job.Account{}, stored: map[job.Key]job.Account{}, retired: map[job.Key]job.Stamp{}, vandalized: map[job.Key]bool{},
+		conditions: newConditions(),
+	}
 }
 
 func compare(a, b string) int { return cmp.Compare(a, b) }
@@ -82,6 +86,9 @@ func (w *world) heard(l *life) {
 // committed sees what was stored.
 func (w *world) committed(pair etcd.Pair) {
 	place, err := record.ParseKey(site, pair.Key)
+	if err == nil && place.Kind == record.Cluster {
+		w.committedCluster(place.Job.ClusterKey(), pair)
+	}
 	if err != nil || place.Kind != record.Verdict {
 		return
 	}
@@ -113,6 +120,7 @@ func (w *world) committed(pair etcd.Pair) {
 
 // restored sees that etcd was set back: what is stored now is what was then.
 func (w *world) restored() {
+	w.restoredClusters()
 	w.watched.stored, w.watched.retired = map[job.Key]job.Account{}, map[job.Key]job.Stamp{}
 	for _, pair := range w.etcd.list(record.SitePrefix(site) + "verdicts/") {
 		if place, err := record.ParseKey(site, pair.Key); err == nil {
@@ -218,9 +226,9 @@ func (w *world) checkHistory(key job.Key) {
 }
 
 const (
-	// answered is how old Flink's answer may be that is served as Witnessed: the hold time, and before that a lease time, in which an agent that hangs is
-	// still believed, and 10 s, in which a JobManager may answer without a word about the job.
-	answered = 30*time.Second + 30*time.Second
+	// answered is how old Flink's answer may be that is served as Witnessed: the hold time, before that a lease time, after which an agent that hangs lets
+	// its lease go, and another, after which etcd does where the agent cannot; and a tick each for the agent and the settler to notice.
+	answered = 30*time.Second + 2*20*time.Second + 2*time.Second
 	// answeredUnled is the same while the leader is not well, and nobody has noticed: until it lets its lease go, and the next one, which must
 	// not judge at once, has held.
 	answeredUnled = 100 * time.Second
@@ -233,7 +241,11 @@ func (w *world) served(a *aggregator) {
 		return
 	}
 	shown := snapshot.At(a.r.moment())
-	limit := answeredUnled
+	limit, fresh := answeredUnled, w.cfg.Hold-w.cfg.Lease+2*time.Second
+	judged := time.Duration(0) // for how long the newest leader has
+	if since := w.watched.judges; since > 0 {
+		judged = min(w.now, w.watched.ticked) - since
+	}
 	if w.watched.steady > 0 && w.now-w.watched.steady > answeredUnled && w.now-w.watched.ticked < 3*time.Second {
 		limit = answered
 	}
@@ -242,11 +254,18 @@ func (w *world) served(a *aggregator) {
 		limit = 24 * time.Hour // it takes what waited in its sockets for new
 	case w.now-a.listed <= w.cfg.Hold/2+time.Second:
 		limit = 24 * time.Hour // it trusts what it found for so long
-	case w.now-w.watched.reign <= w.cfg.Hold-w.cfg.Lease+2*time.Second:
-		limit = 24 * time.Hour // whom a new leader does not hear may have beaten one lease time before it came
+	case a.met == 0 || w.now-a.met <= 2*w.cfg.Hold+2*time.Second:
+		limit = 24 * time.Hour // a process that has just begun has not seen for how long nobody judged, and waits for a change of leader
 	case w.etcd.down > 0 || w.etcd.up > 0 && w.now-w.etcd.up <= w.cfg.Lease+w.cfg.Hold+5*time.Second:
 		limit = 24 * time.Hour // an etcd that was stopped carries out what it finds in its sockets, keepalives of the dead among them; one that was
 		// restored brings back beats of the dead
+	case judged <= fresh:
+		limit += 4 * w.cfg.Hold // whom a new leader does not hear may have beaten one lease time before it came; and the next one begins anew
+	}
+	if judged > fresh+w.cfg.Late {
+		w.servedClusters(a, &shown, limit+w.cfg.Late) // what is about to be said of its pods is waited for
+	} else {
+		w.servedClusters(a, &shown, 24*time.Hour)
 	}
 	snapshot.Ascend("", func(j *board.Job) bool {
 		accounts := w.watched.accounts[j.Path()][j.Revision()]
@@ -349,14 +368,14 @@ func (g *reign) heardOf() []time.Duration {
 }
 
 // conditionTold sees a freeze begin and end (invariant 16).
-func (w *world) conditionTold(g *reign, e settle.Condition) {
+func (w *world) conditionTold(a *aggregator, e settle.Condition) {
 	if e.Frozen && (e.Source == "" || e.Why == "") {
 		w.breach(16, "conclusions are frozen, and nothing says why")
 	}
 	if !e.Frozen {
 		w.watched.frozen, w.watched.freezer = 0, nil
-	} else if w.watched.freezer != g.a.core {
-		w.watched.frozen, w.watched.freezer = w.now, g.a.core
+	} else if w.watched.freezer != a.core {
+		w.watched.frozen, w.watched.freezer = w.now, a.core
 		w.met["freeze"]++
 	}
 }
@@ -394,6 +413,7 @@ func (w *world) retires(agent evidence.Agent, key job.Key) {
 // settled holds the end of a schedule, in which nothing has been wrong for long enough, against the truth (invariants 10, 13 and 15).
 func (w *world) settled() {
 	for _, c := range w.clusters {
+		w.settledCluster(c)
 		listed := map[string]*life{}
 		asked := false // somebody can be asked, or asks
 		for _, p := range c.pods {
@@ -470,7 +490,7 @@ func (w *world) expected() int {
 		for range c.jobs {
 			most += 1 + job.HistoryLimit
 		}
-		most += c.named * (1 + len(c.jobs))
+		most += 1 + c.named*(1+len(c.jobs))
 	}
 	return most
 }

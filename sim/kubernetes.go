@@ -128,6 +128,7 @@ func (p *pod) vanish() {
 		p.agent.kill()
 	}
 	p.c.pods = slices.DeleteFunc(p.c.pods, func(other *pod) bool { return other == p })
+	p.c.emptied = p.c.w.now
 	p.c.w.api.free(p.ip)
 	p.c.w.api.changed(p)
 	p.c.replace()
@@ -256,6 +257,9 @@ func (a *apiServer) shown(p *pod) evidence.Pod {
 	}
 	if p.ended && !e.Running {
 		e.Exited, e.ExitCode = true, p.code
+		if p.started > 1 && !p.leaving {
+			e.Trouble, e.Waiting = job.CrashLoop, "CrashLoopBackOff"
+		}
 	}
 	return e
 }

@@ -217,8 +217,10 @@ var kinds = []struct {
 		if keys := w.etcd.below(record.SitePrefix(site) + "verdicts/"); len(keys) > 0 {
 			place, _ := record.ParseKey(site, keys[f.Pick%uint64(len(keys))])
 			w.watched.vandalized[place.Job] = true
+			delete(w.watched.retired, place.Job)
 			w.etcd.apply([]etcd.Op{
-				{Key: keys[f.Pick%uint64(len(keys))], Delete: true}, {Key: record.HistoryPrefix(site, place.Job), Delete: true, Prefix: true},
+				{Key: keys[f.Pick%uint64(len(keys))], Delete: true}, {Key: record.ClusterKey(site, place.Job.ClusterKey()), Delete: true},
+				{Key: record.HistoryPrefix(site, place.Job), Delete: true, Prefix: true},
 			})
 		}
 		return nil
@@ -261,13 +263,13 @@ func build(s Schedule, tell func(string)) *world {
 	w := &world{seed: s.Seed, cfg: cfg, met: map[string]int{}, tell: tell, watched: newWatched()}
 	c := w.chance("build")
 	if c.one(3) {
-		w.cfg.Retain = c.between(20*time.Second, 3*time.Minute)
+		w.cfg.Retain, w.cfg.Absent = c.between(20*time.Second, 3*time.Minute), c.between(time.Second, 2*time.Minute)
 	}
 	w.etcd, w.api = newStore(w), newAPIServer(w)
 	for i := range 1 + c.IntN(3) {
 		one := &cluster{
 			w: w, chance: w.chance(fmt.Sprintf("cluster %d", i)), key: job.ClusterKey{Namespace: "flink", Cluster: fmt.Sprintf("c%d", i)},
-			record: map[string]bool{}, results: map[string]bool{},
+			record: map[string]bool{}, results: map[string]bool{}, answered: map[job.Condition]time.Duration{},
 			shape: shape{ha: c.one(2), application: !c.one(3), fixed: c.one(3), native: !c.one(3), managers: 1, injected: !c.one(5)},
 		}
 		if one.ha && c.one(3) {

@@ -72,7 +72,7 @@ func TestSchedules(t *testing.T) {
 		return
 	}
 	for _, what := range append(Kinds(), "freeze", "retired", "probe", "check", "unreadable record", "JobAlreadyDone", "ended FAILED",
-		"ended FINISHED", "ended CANCELED") {
+		"ended FINISHED", "ended CANCELED", "cluster Ready", "cluster JobManagerDown", "cluster CrashLoop", "cluster Unknown") {
 		if all.Met[what] == 0 {
 			t.Errorf("%q was never met in %d schedules", what, ran)
 		}

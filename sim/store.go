@@ -108,13 +108,18 @@ func (c *client) latency() time.Duration {
 	return c.late + c.w.etcd.chance.between(500*time.Microsecond, 8*time.Millisecond)
 }
 
+// position is where the store stands.
+func (s *store) position() etcd.Position {
+	return etcd.Position{ClusterID: s.id, Revision: s.revision, Term: s.term}
+}
+
 // commit carries out one transaction, if its guards hold.
 func (s *store) commit(guards []etcd.Guard, ops []etcd.Op) (int64, error) {
 	for _, g := range guards {
 		pair, there := s.pairs[g.Key]
 		switch {
 		case g.CreateRevision != 0:
-			if !there || pair.CreateRevision != g.CreateRevision {
+			if !there || pair.CreateRevision != g.CreateRevision || g.Lease != 0 && leaseOf(pair) != g.Lease {
 				return 0, errRefused
 			}
 		case pair.ModRevision != g.ModRevision:
@@ -332,14 +337,13 @@ type follower struct {
 	stopped bool
 
 	watching bool
+	listing  bool // what was committed since comes after the list
 	round    int
 	pending  []etcd.Pair
 	flushing bool
 	heard    time.Duration
 	epoch    int64
-	revision int64
-	term     uint64
-	id       uint64
+	past     etcd.Past
 	backoff  time.Duration
 }
 
@@ -362,6 +366,7 @@ func (f *follower) stop() {
 
 func (f *follower) list() {
 	f.round++
+	f.listing = true
 	round, w := f.round, f.client.w
 	var pairs []etcd.Pair
 	var revision int64
@@ -378,10 +383,10 @@ func (f *follower) list() {
 			f.lose(err)
 			return
 		}
-		if f.epoch == 0 || id != f.id || revision < f.revision || term < f.term {
+		if follows := f.past.List(etcd.Position{ClusterID: id, Revision: revision, Term: term}, pairs); f.epoch == 0 || !follows {
 			f.epoch++
 		}
-		f.id, f.revision, f.term, f.heard = id, revision, term, w.now
+		f.heard, f.listing = w.now, false
 		f.tell(etcd.Listed, pairs, nil)
 		f.flush()
 	})
@@ -413,19 +418,20 @@ func (f *follower) later() {
 
 // flush delivers what has come. On a connection that is cut it waits; TCP brings it later, or never.
 func (f *follower) flush() {
-	if f.stopped || !f.watching || f.client.cut > 0 || len(f.pending) == 0 || f.epoch == 0 {
+	if f.stopped || !f.watching || f.listing || f.client.cut > 0 || len(f.pending) == 0 {
 		return
 	}
 	pairs := f.pending
 	f.pending = nil
-	f.revision, f.heard = pairs[len(pairs)-1].ModRevision, f.client.w.now
+	newest := pairs[len(pairs)-1]
+	f.past.Revision, f.past.Newest, f.heard = newest.ModRevision, newest, f.client.w.now
 	f.backoff = 250 * time.Millisecond
 	f.tell(etcd.Changed, pairs, nil)
 }
 
 // progress asks for a proof of life, and notices when none has come for too long.
 func (f *follower) progress() {
-	if f.stopped || !f.watching || f.epoch == 0 {
+	if f.stopped || !f.watching || f.listing {
 		return
 	}
 	w := f.client.w
@@ -439,10 +445,10 @@ func (f *follower) progress() {
 			return
 		}
 		f.flush()
-		if revision < f.revision {
+		if revision < f.past.Revision || len(f.pending) > 0 {
 			return
 		}
-		f.revision, f.term, f.heard = revision, max(f.term, term), w.now
+		f.past.Revision, f.past.Term, f.heard = revision, max(f.past.Term, term), w.now
 		f.tell(etcd.Progressed, nil, nil)
 	})
 }
@@ -464,7 +470,7 @@ func (f *follower) lose(err error) {
 }
 
 func (f *follower) tell(kind etcd.UpdateKind, pairs []etcd.Pair, err error) {
-	f.deliver(etcd.Update{Kind: kind, Epoch: f.epoch, Revision: f.revision, Term: f.term, ClusterID: f.id, Pairs: pairs, Err: err})
+	f.deliver(etcd.Update{Kind: kind, Epoch: f.epoch, Revision: f.past.Revision, Term: f.past.Term, ClusterID: f.past.ClusterID, Pairs: pairs, Err: err})
 }
 
 func leaseOf(pair etcd.Pair) clientv3.LeaseID { return clientv3.LeaseID(pair.Lease) }
