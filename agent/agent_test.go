@@ -27,7 +27,7 @@ func TestRunningAppears(t *testing.T) {
 		t.Errorf("the report is %+v", r)
 	}
 	b := w.wantBeat("a beat", anyBeat)
-	if b.Session != a.session || b.Incarnation != w.jm.Incarnation() || b.Reach != job.Fine || b.HighAvailability != job.Yes ||
+	if b.Session != a.session || b.Incarnation != w.jm.Incarnation() || b.Reach != job.Fine || b.HighAvailability != job.Yes || b.Application != job.No ||
 		b.FlinkVersion != "1.20.1" || b.ReachSince == "" || b.Goodbye {
 		t.Errorf("the beat is %+v", b)
 	}

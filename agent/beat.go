@@ -26,7 +26,8 @@ func (a *Agent) newLease() *etcd.Lease {
 			a.log.Info("beat is up", "lease", fmt.Sprintf("%x", id), "leaseTime", a.o.Lease.String())
 			return nil
 		},
-		OnLoss: a.lost,
+		OnAnswer: a.post.heard,
+		OnLoss:   a.lost,
 	})
 }
 

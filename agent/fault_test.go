@@ -62,7 +62,7 @@ func TestEtcdAway(t *testing.T) {
 func (w *world) wantLease() {
 	w.t.Helper()
 	w.wantBeat("a beat", anyBeat)
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // longer than a lease: one that is not kept alive ends
 	if _, ok := w.beat(); !ok {
 		w.t.Error("the beat does not last")
 	}
@@ -111,6 +111,36 @@ func TestEtcdSetBack(t *testing.T) {
 	w.etcd.Restart()
 	w.wantState(id, job.Finished)
 	w.wantLease()
+}
+
+// A copy of etcd holds leases, too, and goes on with them: the beat stays, with reports that are older than what it vouched for. The answers to
+// keepalives tell.
+func TestEtcdSetBackUnderALivingLease(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 0)
+	early := w.addJob("early", job.Running)
+	o := w.options()
+	o.Lease, o.Repair = 30*time.Second, time.Hour // no reading comes by itself
+	a, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.start(a)
+	w.wantState(early, job.Running)
+	w.wantBeat("a beat", anyBeat)
+	old := w.etcd.Save()
+	w.etcd.Restart()
+	late := w.addJob("late", job.Running)
+	w.wantState(late, job.Running)
+	before, _ := w.pair(record.BeatKey(testSite, w.who))
+	time.Sleep(o.Lease / 3) // a keepalive is answered
+
+	w.etcd.Restore(old)
+	w.etcd.Restart()
+	w.wantState(late, job.Running)
+	if after, _ := w.pair(record.BeatKey(testSite, w.who)); after.Lease != before.Lease {
+		t.Error("the lease did not outlive it, so that nothing was tried")
+	}
 }
 
 // S5: without space etcd answers keepalives and takes no puts. The agent knows better than what lies there, so its beat must
@@ -204,9 +234,7 @@ func TestHangingLookDropsTheBeat(t *testing.T) {
 		_, found := w.pair(record.BeatKey(testSite, w.who))
 		return !found
 	})
-	if !strings.Contains(w.log.String(), "a look at Flink is overdue") {
-		t.Error("the log does not say why")
-	}
+	w.eventually("the log to say why", func() bool { return strings.Contains(w.log.String(), "a look at Flink is overdue") })
 	s.on.Store(false)
 	release()
 	w.wantLease()
@@ -219,11 +247,11 @@ type deaf struct {
 	late atomic.Int32 // how many more are not carried out
 }
 
-func (d *deaf) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
+func (d *deaf) commit(ctx context.Context, guards []etcd.Guard, ops []etcd.Op) (int64, error) {
 	if d.late.Add(-1) >= 0 {
 		return 0, etcd.ErrUnknown
 	}
-	revision, err := d.store.commit(ctx, ops)
+	revision, err := d.store.commit(ctx, guards, ops)
 	if d.lose.Add(-1) >= 0 {
 		return 0, etcd.ErrUnknown
 	}
@@ -236,11 +264,11 @@ type closed struct {
 	shut atomic.Bool
 }
 
-func (c *closed) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
+func (c *closed) commit(ctx context.Context, guards []etcd.Guard, ops []etcd.Op) (int64, error) {
 	if c.shut.Load() && strings.Contains(ops[0].Key, "/jobs/") {
 		return 0, errors.New("shut")
 	}
-	return c.store.commit(ctx, ops)
+	return c.store.commit(ctx, guards, ops)
 }
 
 // The beat says that the reports are this session's, so it comes last: at the start, and after a loss that may be etcd's own.
@@ -446,5 +474,68 @@ func TestSetBackBelowWhatWasRead(t *testing.T) {
 	found := p.compare(reading{revision: 40, floor: p.highest}, nil)
 	if found.different != 1 || !p.letters[report.JobID].queued {
 		t.Errorf("%d differ, and the report is queued: %t", found.different, p.letters[report.JobID].queued)
+	}
+}
+
+// A store that was emptied, and then written by others, may lie beyond all that the agent had seen by the time it reads it again. What shows it
+// then is the revision of the agent's own write, which was lower.
+func TestSetBackShownByAWrite(t *testing.T) {
+	w := evidence.Agent{Namespace: "team", Cluster: "orders", PodUID: "uid-1"}
+	p := newPost(Options{Site: testSite, Agent: w, Log: slog.New(slog.DiscardHandler)}, nil, time.Now())
+	over := &evidence.Report{Agent: w, JobID: strings.Repeat("a", 32), Session: "s", Sequence: 1, State: job.Finished, Known: job.No}
+	p.letters[over.JobID] = &letter{id: over.JobID, report: over, revision: 10, tokens: tokenLimit}
+	p.highest, p.read, p.lease, p.beat.beat = 10, true, 7, &evidence.Beat{Agent: w, Session: "s"}
+
+	p.mu.Lock()
+	p.reached(3, p.highest)
+	p.mu.Unlock()
+	select {
+	case <-p.reread:
+	default:
+		t.Fatal("nothing is read again")
+	}
+	// The beat stands as it should, and the letter is missing: what would be a report that was taken away for good.
+	beat := etcd.Pair{Key: p.beatIn, Value: record.EncodeBeat(*p.beat.beat), Lease: 7, ModRevision: 3}
+	found := p.compare(reading{pairs: []etcd.Pair{beat}, revision: 40, floor: p.highest, doubts: p.doubts}, nil)
+	if found.different != 1 || len(found.retired) != 0 || !p.letters[over.JobID].queued {
+		t.Errorf("%d differ, %d were retired, and the report is queued: %t", found.different, len(found.retired), p.letters[over.JobID].queued)
+	}
+	if p.setBack {
+		t.Error("a reading that began after it leaves the doubt")
+	}
+	// A reading that began before it cannot answer it.
+	p.mu.Lock()
+	p.reached(2, p.highest)
+	p.mu.Unlock()
+	p.compare(reading{revision: 41, floor: 40, doubts: p.doubts - 1}, nil)
+	if !p.setBack {
+		t.Error("a reading that began before it was taken for an answer")
+	}
+}
+
+// An agent that lost its lease finds no trace of its own in etcd where its only report was taken away. That the store lives on is shown by
+// the site's identity, and then the report does not come back.
+func TestTakenAwayWhileThereWasNoLease(t *testing.T) {
+	w := evidence.Agent{Namespace: "team", Cluster: "orders", PodUID: "uid-1"}
+	over := &evidence.Report{Agent: w, JobID: strings.Repeat("a", 32), Session: "s", Sequence: 1, State: job.Running, Known: job.No}
+	for name, c := range map[string]struct {
+		before, now int64
+		retired     bool
+	}{
+		"the same store":           {5, 5, true},
+		"another":                  {5, 6, false},
+		"nobody's store":           {5, 0, false},
+		"nobody's store all along": {0, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPost(Options{Site: testSite, Agent: w, Log: slog.New(slog.DiscardHandler)}, nil, time.Now())
+			p.letters[over.JobID] = &letter{id: over.JobID, report: over, revision: 10, tokens: tokenLimit}
+			lies := etcd.Pair{Key: record.ReportKey(testSite, w, over.JobID), Value: record.EncodeReport(*over), ModRevision: 10}
+			p.compare(reading{pairs: []etcd.Pair{lies}, revision: 20, life: c.before}, map[string]etcd.Pair{over.JobID: lies})
+			found := p.compare(reading{revision: 40, life: c.now, floor: p.highest}, nil)
+			if retired := len(found.retired) == 1; retired != c.retired || p.letters[over.JobID].queued == c.retired {
+				t.Errorf("retired: %t, written again: %t", retired, p.letters[over.JobID].queued)
+			}
+		})
 	}
 }

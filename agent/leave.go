@@ -99,6 +99,6 @@ func (p *post) farewell(ctx context.Context) error {
 	}
 	last := *beat
 	last.Goodbye, last.At = true, stamp(time.Now())
-	_, err := p.store.commit(ctx, []etcd.Op{content{beat: &last, lease: lease}.op(p)})
+	_, err := p.store.commit(ctx, nil, []etcd.Op{content{beat: &last, lease: lease}.op(p)})
 	return err
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -36,11 +37,16 @@ type shelf struct {
 
 func newShelf() *shelf { return &shelf{pairs: map[string]etcd.Pair{}} }
 
-func (s *shelf) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
+func (s *shelf) commit(ctx context.Context, guards []etcd.Guard, ops []etcd.Op) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return 0, s.err
+	}
+	for _, g := range guards {
+		if s.pairs[g.Key].ModRevision != g.ModRevision {
+			return 0, etcd.ErrRefused
+		}
 	}
 	s.revision++
 	for _, op := range ops {
@@ -61,6 +67,12 @@ func (s *shelf) readAll(ctx context.Context, prefix string) ([]etcd.Pair, int64,
 		}
 	}
 	return all, s.revision, s.err
+}
+
+func (s *shelf) life(ctx context.Context) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pairs[record.IdentityKey(testSite)].ModRevision, s.err
 }
 
 func (s *shelf) fail(err error) {
@@ -278,15 +290,15 @@ func TestNewerContentDuringAWrite(t *testing.T) {
 		p.set(view.Changes{Reports: []*evidence.Report{{JobID: jobID(1), Sequence: n, State: job.Running}}})
 	}
 	set(1)
-	batch, _ := p.due()
+	batch, floor, _ := p.due()
 	set(2)
-	p.done(batch, 1)
-	batch, _ = p.due()
+	p.done(batch, 1, floor)
+	batch, floor, _ = p.due()
 	if len(batch) != 1 || batch[0].report.Sequence != 2 {
 		t.Fatalf("after the write waits %v", batch)
 	}
-	p.done(batch, 2)
-	if batch, _ = p.due(); len(batch) != 0 {
+	p.done(batch, 2, floor)
+	if batch, _, _ = p.due(); len(batch) != 0 {
 		t.Errorf("after both writes waits %v", batch)
 	}
 }
@@ -300,7 +312,7 @@ func TestReadsBeforeItWrites(t *testing.T) {
 			Transitions: []evidence.Transition{{Number: 7, State: job.Running, StartTime: "2026-01-01T00:00:00.000Z"}},
 		}
 		s := newShelf()
-		s.commit(t.Context(), []etcd.Op{{Key: record.ReportKey(testSite, someone, jobID(1)), Value: record.EncodeReport(earlier)}})
+		s.commit(t.Context(), nil, []etcd.Op{{Key: record.ReportKey(testSite, someone, jobID(1)), Value: record.EncodeReport(earlier)}})
 		s.fail(etcd.ErrNoSpace)
 		born := time.Now()
 		jm := &scripted{jobs: func() ([]flink.Job, error) {
@@ -324,6 +336,52 @@ func TestReadsBeforeItWrites(t *testing.T) {
 			t.Errorf("%d reports, the first with: %s", len(reports), diff)
 		}
 	})
+}
+
+// A beat vouches for the reports, so it hangs only where they lie: not in an etcd that was emptied since they were written, however far that has
+// come by then.
+func TestNoBeatWithoutItsReports(t *testing.T) {
+	const jobs = 5000
+	for name, lost := range map[string]func(id string, written int64) bool{
+		"all":        func(string, int64) bool { return true },
+		"the newest": func(_ string, written int64) bool { return written > 1 },
+		"the oldest": func(_ string, written int64) bool { return written == 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShelf()
+			a := inMemory(&scripted{}, s)
+			p := a.post
+			p.inStep(0)
+			write := func(from, to int) {
+				c := view.Changes{Beat: &evidence.Beat{Session: "now"}}
+				for i := from; i < to; i++ {
+					c.Reports = append(c.Reports, &evidence.Report{JobID: jobID(i), Sequence: 1, State: job.Running})
+				}
+				for p.set(c); len(p.queue) > 0; {
+					if _, err := p.write(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			for _, part := range [][2]int{{0, 1}, {1, jobs - 1}, {jobs - 1, jobs}} {
+				write(part[0], part[1])
+			}
+			if err := p.hang(t.Context(), 1); err != nil {
+				t.Fatalf("where all is as it was written: %s", err)
+			}
+			p.unhang(1)
+			first, last := record.ReportKey(testSite, someone, jobID(0)), record.ReportKey(testSite, someone, jobID(jobs-1))
+			for key, pair := range s.pairs {
+				if key != first && key != last && name != "all" || !lost(key, pair.ModRevision) {
+					continue
+				}
+				delete(s.pairs, key)
+			}
+			if err := p.hang(t.Context(), 2); !errors.Is(err, errSetBack) || p.asserted() {
+				t.Errorf("the beat hangs where reports are lost: %v", err)
+			}
+		})
+	}
 }
 
 // Ten thousand jobs cost a kibibyte each, in the view and the post together.
@@ -373,7 +431,7 @@ func TestLeavingDoesNotWaitForEtcd(t *testing.T) {
 				return []flink.Job{{ID: jobID(1), State: job.Running, StartTime: "2026-01-01T00:00:00.000Z"}}, nil
 			}}
 			s := newShelf()
-			s.fail(fmt.Errorf("no answer"))
+			s.fail(errors.New("no answer"))
 			begin := time.Now()
 			runFor(inMemory(jm, s), ran)
 			if took := time.Since(begin) - ran; took != most {

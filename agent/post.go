@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/holdfast-dev/holdfast/agent/view"
+	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/evidence"
 	"github.com/holdfast-dev/holdfast/record"
 )
@@ -34,11 +35,14 @@ type post struct {
 	beat     letter
 	lease    clientv3.LeaseID // what the beat hangs on; 0 while there is none
 	highest  int64            // revision seen
+	setBack  bool             // a write arrived below it: what was written before may be gone
 	open     bool             // the prefix has been read once: before that nothing is written, and nothing overwritten
 	read     bool             // since the last doubt it has been read, and what differs is queued
 	owed     int              // letters queued that must have arrived before the reports count as asserted
 	isStep   bool             // they have, since the last doubt
 	doubts   int
+	life     int64         // of the store, in which all was compared last
+	kept     etcd.Position // where the store stood, or must have, when it answered the last keepalive
 	hurry    bool          // it is time to leave: no letter is held back
 	hurried  chan struct{} // closed then
 	changed  chan struct{} // closed, and made anew, whenever a letter has arrived or asserted changes
@@ -143,12 +147,35 @@ func (l *letter) pause(now time.Duration) time.Duration {
 	return time.Duration((1 - l.tokens) * float32(tokenEvery))
 }
 
+// reached notes that a write that began at floor, the highest revision seen, arrived at revision. Where that is lower, etcd was set back, and not even
+// a reading may show that: it may have grown beyond the floor by then. The caller holds mu.
+func (p *post) reached(revision, floor int64) {
+	if revision >= floor {
+		p.highest = max(p.highest, revision)
+		return
+	}
+	p.highest, p.setBack = revision, true
+	p.doubts++
+	p.read, p.isStep = false, false
+	wake(p.reread)
+}
+
+// heard notes where the store stood when it answered a keepalive. One that was set back may hold the lease and an old beat, and not what was
+// reported since. Or a member lags behind: the reading that follows tells.
+func (p *post) heard(at etcd.Position) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.kept.ClusterID != 0 && at.Before(p.kept) {
+		wake(p.reread)
+	}
+	p.kept = etcd.Position{ClusterID: at.ClusterID, Revision: max(at.Revision, p.highest), Term: at.Term}
+}
+
 // arrived notes that content lies in etcd since revision. If its letter has newer content by now, that goes on waiting. The
 // caller holds mu.
 func (p *post) arrived(c content, revision int64, now time.Duration) {
 	l := c.letter
 	l.revision = revision
-	p.highest = max(p.highest, revision)
 	l.pause(now)
 	l.tokens = max(0, l.tokens-1)
 	if l.report != c.report || l.beat != c.beat {

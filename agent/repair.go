@@ -21,6 +21,7 @@ const readBound = 15 * time.Second
 type reading struct {
 	pairs    []etcd.Pair
 	revision int64
+	life     int64 // of the store, asked afterwards
 	floor    int64 // the highest revision seen before it began
 	doubts   int   // how often the post had doubted before it began
 }
@@ -70,7 +71,9 @@ func (p *post) reading(ctx context.Context, prefix string) (reading, error) {
 	ctx, cancel := context.WithTimeout(ctx, readBound)
 	defer cancel()
 	var err error
-	r.pairs, r.revision, err = p.store.readAll(ctx, prefix)
+	if r.pairs, r.revision, err = p.store.readAll(ctx, prefix); err == nil {
+		r.life, err = p.store.life(ctx)
+	}
 	return r, err
 }
 
@@ -106,14 +109,15 @@ func (p *post) compare(r reading, stored map[string]etcd.Pair) (found findings) 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.since()
-	anew := r.revision < r.floor // etcd was set back: what was written since is gone
+	anew := r.revision < r.floor || p.setBack && r.doubts == p.doubts // etcd was set back: what was written since is gone
 	if anew {
-		p.highest = r.revision
+		p.highest, p.setBack = r.revision, false
 	}
 	p.highest = max(p.highest, r.revision)
 	beat, beats := r.find(p.beatIn)
 	hangs := beats && p.lease != 0 && beat.Lease == int64(p.lease)
-	same := !anew && (hangs || p.holds(stored))
+	same := !anew && (hangs || p.holds(stored) || r.life != 0 && r.life == p.life)
+	p.life = r.life
 	for id, l := range p.letters {
 		pair, there := stored[id]
 		switch {
@@ -138,7 +142,8 @@ func (p *post) compare(r reading, stored map[string]etcd.Pair) (found findings) 
 		}
 	}
 	for id := range stored {
-		if p.letters[id] == nil {
+		// A letter that arrived since the reading, and was the job's last, is in none of the two.
+		if p.letters[id] == nil && r.revision >= p.highest {
 			found.unknown = append(found.unknown, id)
 		}
 	}

@@ -14,10 +14,12 @@ import (
 
 // store is where reports lie. Errors are those of package etcd: after one, a write may have been carried out all the same.
 type store interface {
-	// commit carries all of ops out, or none, and gives the revision at which it did.
-	commit(ctx context.Context, ops []etcd.Op) (revision int64, err error)
+	// commit carries all of ops out, or none, and gives the revision at which it did. Where a guard does not hold, it is etcd.ErrRefused.
+	commit(ctx context.Context, guards []etcd.Guard, ops []etcd.Op) (revision int64, err error)
 	// readAll gives all that lies below prefix at one revision, which is not below that of any write that had been answered before.
 	readAll(ctx context.Context, prefix string) ([]etcd.Pair, int64, error)
+	// life tells one life of the store from the next: it is the revision at which the site's identity was written, 0 where there is none.
+	life(ctx context.Context) (int64, error)
 }
 
 // ErrForeignSite says that the site belongs to another Kubernetes cluster, which shares the etcd. Nothing is written then.
@@ -36,16 +38,16 @@ type remote struct {
 // pageSize keeps a page of reports below etcd's usual bound of 1.5 MiB a message.
 const pageSize = 500
 
-func (r *remote) commit(ctx context.Context, ops []etcd.Op) (int64, error) {
+func (r *remote) commit(ctx context.Context, guards []etcd.Guard, ops []etcd.Op) (int64, error) {
 	if r.uid == "" {
-		return etcd.Commit(ctx, r.client, nil, ops)
+		return etcd.Commit(ctx, r.client, guards, ops)
 	}
 	for {
-		guard, fresh, err := r.owned(ctx)
+		owned, fresh, err := r.owned(ctx)
 		if err != nil {
 			return 0, err
 		}
-		revision, err := etcd.Commit(ctx, r.client, []etcd.Guard{guard}, ops)
+		revision, err := etcd.Commit(ctx, r.client, append([]etcd.Guard{owned}, guards...), ops)
 		if !errors.Is(err, etcd.ErrRefused) {
 			return revision, err
 		}
@@ -87,6 +89,11 @@ func (r *remote) owned(ctx context.Context) (guard etcd.Guard, fresh bool, err e
 	}
 	r.checked, r.identity = true, pair.ModRevision
 	return etcd.Guard{Key: key, ModRevision: r.identity}, true, nil
+}
+
+func (r *remote) life(ctx context.Context) (int64, error) {
+	pair, _, err := etcd.Read(ctx, r.client, record.IdentityKey(r.site))
+	return pair.ModRevision, err
 }
 
 func (r *remote) readAll(ctx context.Context, prefix string) ([]etcd.Pair, int64, error) {

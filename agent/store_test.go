@@ -28,7 +28,7 @@ func TestAnotherClustersSiteIsLeftAlone(t *testing.T) {
 	w.eventually("it says what is wrong", func() bool {
 		return strings.Contains(w.log.String(), `site \"test\" in this etcd is that of them, this agent is in us`)
 	})
-	time.Sleep(5 * minRetry)
+	time.Sleep(5 * minRetry) // it tries several times meanwhile, and must not succeed
 	if _, there := w.pair(record.BeatKey(testSite, w.who)); there {
 		t.Error("it beats in another cluster's site")
 	}
@@ -43,7 +43,7 @@ func TestAnotherClustersSiteIsLeftAlone(t *testing.T) {
 	// Whoever takes the site away takes the right to write with it, beats included.
 	w.put(record.IdentityKey(testSite), theirs("them", 9))
 	wrote := w.put(record.BeatKey(testSite, w.who), []byte("theirs"))
-	time.Sleep(3 * o.Repair)
+	time.Sleep(3 * o.Repair) // it looks at what it wrote several times meanwhile, and must not mend it
 	if pair, _ := w.pair(record.BeatKey(testSite, w.who)); pair.ModRevision != wrote {
 		t.Error("it wrote into a site that was taken from it")
 	}
@@ -57,15 +57,15 @@ func TestTheIdentityIsComparedWithEachWrite(t *testing.T) {
 	defer cancel()
 	r := &remote{client: w.client, site: testSite, uid: "us"}
 	op := []etcd.Op{{Key: record.BeatKey(testSite, w.who), Value: []byte("x")}}
-	if _, err := r.commit(ctx, op); err != nil {
+	if _, err := r.commit(ctx, nil, op); err != nil {
 		t.Fatalf("a site that is nobody's: %v", err)
 	}
 	w.put(record.IdentityKey(testSite), record.EncodeIdentity(record.SiteIdentity{UID: "them", Epoch: 1}))
-	if _, err := r.commit(ctx, op); !errors.Is(err, ErrForeignSite) {
+	if _, err := r.commit(ctx, nil, op); !errors.Is(err, ErrForeignSite) {
 		t.Errorf("the site was taken meanwhile, and the write says %v", err)
 	}
 	w.put(record.IdentityKey(testSite), []byte("nonsense"))
-	if _, err := r.commit(ctx, op); err == nil || errors.Is(err, ErrForeignSite) {
+	if _, err := r.commit(ctx, nil, op); err == nil || errors.Is(err, ErrForeignSite) {
 		t.Errorf("an identity that nobody can read, and the write says %v", err)
 	}
 }

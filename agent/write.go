@@ -17,7 +17,7 @@ import (
 const (
 	// writeBound bounds one write: a paused etcd does not answer at all.
 	writeBound = 3 * time.Second
-	// batchLimit and batchBytes bound one transaction: etcd takes 128 operations and 1.5 MiB.
+	// batchLimit and batchBytes bound one transaction: etcd takes 128 operations, as many comparisons, and 1.5 MiB.
 	batchLimit = 100
 	batchBytes = 512 << 10
 	minRetry   = 250 * time.Millisecond
@@ -98,7 +98,7 @@ func (p *post) write(ctx context.Context) (time.Duration, error) {
 	case <-ctx.Done():
 		return 0, nil
 	}
-	batch, wait := p.due()
+	batch, floor, wait := p.due()
 	if len(batch) == 0 {
 		return wait, nil
 	}
@@ -110,7 +110,7 @@ func (p *post) write(ctx context.Context) (time.Duration, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeBound)
 	defer cancel()
-	revision, err := p.store.commit(ctx, ops)
+	revision, err := p.store.commit(ctx, nil, ops)
 	if err != nil {
 		if lease := ops[0].Lease; lease != 0 && errors.Is(err, rpctypes.ErrLeaseNotFound) {
 			p.unhang(lease) // its holder will notice, and put the beat under the next one
@@ -118,17 +118,17 @@ func (p *post) write(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, err
 	}
-	p.done(batch[:len(ops)], revision)
+	p.done(batch[:len(ops)], revision, floor)
 	return 0, nil
 }
 
-// due takes what may be written now, or gives the time until something may.
-func (p *post) due() (batch []content, wait time.Duration) {
+// due takes what may be written now, with the highest revision seen, or gives the time until something may.
+func (p *post) due() (batch []content, floor int64, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now, wait := p.since(), time.Hour
 	if !p.open {
-		return nil, wait
+		return nil, 0, wait
 	}
 	held := func(l *letter) bool {
 		left := l.due - now
@@ -143,19 +143,20 @@ func (p *post) due() (batch []content, wait time.Duration) {
 			continue
 		}
 		if batch = append(batch, content{letter: l, report: l.report}); len(batch) == batchLimit {
-			return batch, 0
+			return batch, p.highest, 0
 		}
 	}
 	if b := &p.beat; len(batch) == 0 && b.queued && !held(b) {
 		batch = append(batch, content{letter: b, beat: b.beat, lease: p.lease})
 	}
-	return batch, wait
+	return batch, p.highest, wait
 }
 
 // done notes that a batch has arrived.
-func (p *post) done(batch []content, revision int64) {
+func (p *post) done(batch []content, revision, floor int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.reached(revision, floor)
 	now := p.since()
 	for _, c := range batch {
 		p.arrived(c, revision, now)
@@ -189,7 +190,32 @@ func (p *post) note(err error) {
 	}
 }
 
-// hang puts the beat under a new lease.
+// errSetBack says that what the beat vouches for may be gone.
+var errSetBack = errors.New("etcd was set back: the reports come first")
+
+// proofs hold only in an etcd in which the reports lie where they were written: of the oldest, the newest, and of others as many as one
+// transaction takes. The caller holds mu.
+func (p *post) proofs() []etcd.Guard {
+	var all []etcd.Guard
+	oldest, newest := 0, 0
+	for id, l := range p.letters {
+		if l.queued || l.foreign || l.revision == 0 {
+			continue
+		}
+		all = append(all, etcd.Guard{Key: record.ReportKey(p.site, p.agent, id), ModRevision: l.revision})
+		if i := len(all) - 1; l.revision < all[oldest].ModRevision {
+			oldest = i
+		} else if l.revision > all[newest].ModRevision {
+			newest = i
+		}
+	}
+	if len(all) <= batchLimit {
+		return all
+	}
+	return append(all[:batchLimit-2:batchLimit-2], all[oldest], all[newest])
+}
+
+// hang puts the beat under a new lease. Between the last reading and now etcd may have been emptied, and have grown beyond what it was.
 func (p *post) hang(ctx context.Context, id clientv3.LeaseID) error {
 	select {
 	case p.turn <- struct{}{}:
@@ -198,7 +224,7 @@ func (p *post) hang(ctx context.Context, id clientv3.LeaseID) error {
 		return ctx.Err()
 	}
 	p.mu.Lock()
-	b := p.beat.beat
+	b, floor, proofs := p.beat.beat, p.highest, p.proofs()
 	p.mu.Unlock()
 	if b == nil {
 		return errors.New("no look at Flink has ended yet")
@@ -206,12 +232,19 @@ func (p *post) hang(ctx context.Context, id clientv3.LeaseID) error {
 	ctx, cancel := context.WithTimeout(ctx, writeBound)
 	defer cancel()
 	c := content{letter: &p.beat, beat: b, lease: id}
-	revision, err := p.store.commit(ctx, []etcd.Op{c.op(p)})
+	revision, err := p.store.commit(ctx, proofs, []etcd.Op{c.op(p)})
+	if errors.Is(err, etcd.ErrRefused) {
+		p.doubt()
+		return errSetBack
+	}
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.reached(revision, floor); p.setBack {
+		return errSetBack
+	}
 	p.lease = id
 	p.arrived(c, revision, p.since())
 	if p.beat.beat != b {

@@ -179,7 +179,7 @@ func (l *Looker) askProcess(ctx context.Context) *view.Process {
 		l.Log.Debug("configuration of the JobManager not answered", "error", err)
 		return nil
 	}
-	p := &view.Process{Incarnation: jm.Incarnation, HighAvailability: jm.HighAvailability}
+	p := &view.Process{Incarnation: jm.Incarnation, HighAvailability: jm.HighAvailability, Application: jm.Application}
 	if config, err := l.Flink.Config(ctx); err == nil {
 		p.FlinkVersion = config.Version
 	}

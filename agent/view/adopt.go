@@ -9,10 +9,12 @@ import (
 // list it, and its transitions go on from the last number. The next look gives the report out again under this session, whatever it sees.
 //
 // A job that this session has seen already keeps what it saw: its transitions are numbered anew, after the adopted ones. A
-// report of this very session is not adopted, nor is one beyond JobLimit.
+// report of this very session is not adopted, unless the job was forgotten since and the report does not say that Flink does not know
+// it any more: then the store was set back, and what lies there would count as long as this session lives. None is adopted beyond JobLimit.
 func (v *View) Adopt(r evidence.Report) bool {
 	k := v.jobs[r.JobID]
-	if r.Session == v.o.Session || k != nil && k.merged || k == nil && len(v.jobs) >= JobLimit {
+	last := r.Known == job.No && r.State.Terminal() // all that a job is forgotten after
+	if r.Session == v.o.Session && (k != nil || last) || k != nil && k.merged || k == nil && len(v.jobs) >= JobLimit {
 		return false
 	}
 	number := int64(0)

@@ -133,11 +133,18 @@ func (v *View) Ask(now time.Duration, reach job.Reach, listed []Job) Questions {
 // takes says whether a listed job that is not known is to be known.
 func (v *View) takes(j *Job) bool { return len(v.jobs) < JobLimit && !v.gone.settled(j) }
 
-// NeedsAttempt says whether state, given without a start-time, is worth nothing until the attempt is asked for too: an
-// attempt that has ended never runs again, so either this is another one, or an attempt unseen may have ended.
+// NeedsAttempt says whether state, given without a start-time, is worth nothing until the attempt is asked for too. An attempt that has
+// ended never runs again, and one that has begun never begins again, so either this is another one, or an attempt unseen may
+// have ended; and a JobManager that may be another process than the one that ran the attempt may run another attempt.
 func (v *View) NeedsAttempt(id string, state job.State) bool {
 	k := v.jobs[id]
-	return k == nil || state != k.report.State && (state.Terminal() || k.report.State.Terminal())
+	switch {
+	case k == nil, v.doubt, v.process.Incarnation != k.report.Incarnation:
+		return true
+	case state == k.report.State:
+		return false
+	}
+	return state == job.Initializing || state.Terminal() || k.report.State.Terminal()
 }
 
 // WantsCause says whether to ask for the failure of a job that Flink just said is in state, in the attempt that began at start.

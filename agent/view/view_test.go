@@ -2,6 +2,7 @@ package view
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -229,6 +230,10 @@ func TestStateWithoutAttempt(t *testing.T) {
 		{job.Finished, job.Running, start2, job.Running, job.Fine},
 		{job.Finished, job.Finished, "", job.Finished, job.Fine},
 		{job.Running, job.Cancelling, "", job.Cancelling, job.Fine},
+		{job.Running, job.Initializing, "", job.Running, job.NotAsked},
+		{job.Running, job.Initializing, start2, job.Initializing, job.Fine},
+		{job.Initializing, job.Initializing, "", job.Initializing, job.Fine},
+		{job.Initializing, job.Running, "", job.Running, job.Fine},
 	} {
 		e := newEye(t)
 		e.see(list(one(c.was, start1)))
@@ -237,6 +242,31 @@ func TestStateWithoutAttempt(t *testing.T) {
 		if r.State != c.want || r.Reach != c.reach {
 			t.Errorf("%s, then %s with start-time %q: %s, %s", c.was, c.says, c.start, r.State, r.Reach)
 		}
+	}
+}
+
+// Nor can it be of the attempt that another process ran.
+func TestStateWithoutAttemptOfAnotherProcess(t *testing.T) {
+	for name, between := range map[string]func(e *eye){
+		"unseen": func(*eye) {},
+		"seen":   func(e *eye) { e.see(Look{Reach: job.Refused}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEye(t)
+			e.see(list(running()))
+			between(e)
+			l := missing(Asked{Known: job.Yes, State: job.Running})
+			l.Process = &Process{Incarnation: "two"}
+			e.see(l)
+			if r := e.v.jobs["a"].report; r.Reach != job.NotAsked || r.Incarnation != "one" {
+				t.Errorf("an attempt of process %q is vouched for by another: %+v", r.Incarnation, r)
+			}
+			l.Asked[0].StartTime = start2
+			e.see(l)
+			if r := e.v.jobs["a"].report; r.Reach != job.Fine || r.Incarnation != "two" || r.StartTime != start2 {
+				t.Errorf("the next attempt: %+v", r)
+			}
+		})
 	}
 }
 
@@ -491,11 +521,40 @@ func TestAdopt(t *testing.T) {
 	})
 	t.Run("of this session", func(t *testing.T) {
 		e := newEye(t)
-		r := earlier()
-		r.Session = "now"
-		if e.v.Adopt(r) || e.v.Len() != 0 {
-			t.Error("its own report was adopted")
+		r := *e.wantOne(e.see(list(running())))
+		if e.v.Adopt(r) {
+			t.Error("its own report of a job that it knows was adopted")
 		}
+		e.see(list(one(job.Finished, start1)))
+		deny := func() Changes {
+			l := missing(Asked{Known: job.No})
+			l.Process = &Process{Incarnation: "one"}
+			return e.see(l)
+		}
+		deny()
+		var last Changes
+		for range 10 {
+			if last = deny(); len(last.Forgotten) == 1 {
+				break
+			}
+		}
+		final := *e.wantOne(last)
+		if e.v.Adopt(final) || e.v.Len() != 0 {
+			t.Errorf("its own last report was adopted: %+v", final)
+		}
+		// The store is set back to what it was.
+		if !e.v.Adopt(r) || !slices.Contains(e.v.Ask(e.now, job.Fine, nil).Status, "a") {
+			t.Fatal("the job that its own earlier report tells of is not asked about")
+		}
+		e.see(list())
+		deny()
+		for range 10 {
+			last = deny()
+			if len(last.Reports) == 1 && last.Reports[0].Known == job.No {
+				return
+			}
+		}
+		t.Errorf("what the store says of the job is not denied: %+v", last)
 	})
 	t.Run("over and denied", func(t *testing.T) {
 		e := newEye(t)
