@@ -41,6 +41,8 @@ type Options struct {
 	Kubernetes Kubernetes
 	// LeaderLease is how long a dead leader is waited for. Default 10 s, at least etcd.MinTTL.
 	LeaderLease time.Duration
+	// CheckPeriod is how often what is remembered is held against what lies in etcd; 0 is never.
+	CheckPeriod time.Duration
 	Version     string
 	Log         *slog.Logger
 }
@@ -76,7 +78,7 @@ func New(o Options) (*Aggregator, error) {
 	}
 	a := &Aggregator{o: o, board: b, metrics: metrics}
 	a.settler = newSettler(o.Site, o.Settle, o.Etcd, o.Log, metrics)
-	a.settler.kubernetes, a.settler.version = o.Kubernetes, o.Version
+	a.settler.kubernetes, a.settler.version, a.settler.checkPeriod = o.Kubernetes, o.Version, o.CheckPeriod
 	a.server, err = api.New(api.Options{
 		Board: b, History: history{o.Etcd, o.Site}, Registry: registry, Sources: a.settler.health, Version: o.Version, Log: o.Log,
 	})
@@ -110,6 +112,9 @@ func (o *Options) complete() error {
 	}
 	if o.LeaderLease < etcd.MinTTL {
 		return fmt.Errorf("the leader's lease is %s: etcd grants none below %s", o.LeaderLease, etcd.MinTTL)
+	}
+	if o.CheckPeriod < 0 {
+		return fmt.Errorf("the check period is %s: give more than 0, or 0 for never", o.CheckPeriod)
 	}
 	if o.Listen == "" {
 		o.Listen = ":7070"
@@ -150,11 +155,21 @@ func (a *Aggregator) Run(ctx context.Context) error {
 		all.Go(func() { a.follow(ctx, feed) })
 	}
 	all.Go(func() { a.lead(ctx) })
+	all.Go(func() { a.checker().run(ctx) })
 	all.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return nil
+}
+
+// checker holds the board against etcd.
+func (a *Aggregator) checker() *checker {
+	c := &checker{client: a.o.Etcd, period: a.o.CheckPeriod, name: boardMemory, metrics: a.metrics, log: a.o.Log}
+	for _, feed := range board.Feeds() {
+		c.kinds = append(c.kinds, kind{feed.String(), feed.Prefix(a.o.Site), &boardCheck{board: a.board, feed: feed}})
+	}
+	return c
 }
 
 // closeServer lets the API end in order when ctx does.
@@ -214,7 +229,14 @@ func (a *Aggregator) follow(ctx context.Context, feed board.Feed) {
 			}
 		}
 		a.board.Apply(feed, u)
-		if feed == board.Identity && known > 0 && a.board.Snapshot().Identity().Epoch > known {
+		if feed != board.Identity {
+			return
+		}
+		switch is := a.board.Snapshot().Identity().Epoch; {
+		case is < a.settler.epoch.Load(): // an older life of the store, which may have got further than the one that came between
+			a.settler.setBack.Store(true)
+			a.replaced.Store(true)
+		case is > a.settler.epoch.Swap(is) && known > 0:
 			a.replaced.Store(false) // whoever leads has begun it
 		}
 	})
@@ -242,7 +264,7 @@ func (a *Aggregator) lead(ctx context.Context) {
 		}
 	}
 	since := job.StampOf(time.Now().UnixMilli())
-	leader := record.SiteLeader{Name: a.o.Name, Address: a.Address(), Since: since, Ticked: since}
+	leader := record.SiteLeader{Name: a.o.Name, Address: a.Address(), Since: since, Ticked: since, Fresh: true}
 	o := etcd.LeadOptions{
 		Key: record.LeaderKey(a.o.Site), Value: record.EncodeLeader(leader), TTL: a.o.LeaderLease, Alive: a.settler.alive,
 		OnLoss: func(l etcd.Loss) {
@@ -275,13 +297,17 @@ func (a *Aggregator) showLife(ctx context.Context, term etcd.Term, leader record
 	defer ticker.Stop()
 	for written := (time.Time{}); ; {
 		if now := time.Now(); a.settler.judges() && now.Sub(written) >= a.o.Settle.Hold/3 {
-			leader.Ticked = job.StampOf(now.UnixMilli())
+			leader.Ticked, leader.Fresh = job.StampOf(now.UnixMilli()), a.settler.fresh()
 			bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 			_, err := etcd.Commit(bounded, a.o.Etcd, []etcd.Guard{term.Guard()},
 				[]etcd.Op{{Key: term.Key, Value: record.EncodeLeader(leader), Lease: term.Lease}})
 			cancel()
-			if err == nil {
+			switch why := fmt.Sprint(err); {
+			case err == nil:
 				written = now
+				a.settler.unshown.Store(nil)
+			case ctx.Err() == nil:
+				a.settler.unshown.Store(&why)
 			}
 		}
 		select {
@@ -299,7 +325,7 @@ func (a *Aggregator) keepEpoch(ctx context.Context, term etcd.Term) {
 	defer ticker.Stop()
 	for {
 		if a.replaced.Load() {
-			err := renew(ctx, a.o.Etcd, a.o.Site, a.o.UID, term, a.board.Snapshot().Identity().Epoch)
+			err := renew(ctx, a.o.Etcd, a.o.Site, a.o.UID, term, a.settler.epoch.Load())
 			switch {
 			case err == nil:
 				a.replaced.Store(false)

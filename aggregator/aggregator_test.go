@@ -22,10 +22,12 @@ import (
 	"github.com/holdfast-dev/holdfast/job"
 	"github.com/holdfast-dev/holdfast/record"
 	"github.com/holdfast-dev/holdfast/settle"
+	"github.com/holdfast-dev/holdfast/test/metric"
 )
 
 func TestMain(m *testing.M) {
 	etcdproc.Main()
+	replicaMain()
 	os.Exit(m.Run())
 }
 
@@ -43,6 +45,29 @@ type replica struct {
 	*Aggregator
 	t    *testing.T
 	stop func()
+	// planted is how many differences from etcd the test has planted.
+	planted int
+}
+
+// differences is how many the checks of a memory have found, and checks how many went through.
+func (r *replica) differences(memory string) int {
+	r.t.Helper()
+	return r.metric(fmt.Sprintf(`holdfast_check_differences_total{memory=%q`, memory))
+}
+
+func (r *replica) checks(memory string) int {
+	r.t.Helper()
+	return r.metric(fmt.Sprintf(`holdfast_checks_total{memory=%q,outcome=%q`, memory, checkDone))
+}
+
+// metric is the sum of the series that begin with a prefix.
+func (r *replica) metric(prefix string) int {
+	r.t.Helper()
+	sum, err := metric.Sum(context.Background(), "http://"+r.Address(), prefix)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return int(sum)
 }
 
 func start(t *testing.T, client *clientv3.Client, name string) *replica {
@@ -53,7 +78,10 @@ func start(t *testing.T, client *clientv3.Client, name string) *replica {
 func startWith(t *testing.T, o Options) *replica {
 	t.Helper()
 	o.Listen, o.LeaderLease = "127.0.0.1:0", 2*time.Second
-	if testing.Verbose() {
+	if o.CheckPeriod == 0 {
+		o.CheckPeriod = 250 * time.Millisecond
+	}
+	if testing.Verbose() && o.Log == nil {
 		o.Log = slog.New(slog.NewTextHandler(t.Output(), nil)).With("replica", o.Name)
 	}
 	a, err := New(o)
@@ -70,6 +98,9 @@ func startWith(t *testing.T, o Options) *replica {
 			return
 		}
 		stopped = true
+		if found := r.differences(boardMemory) + r.differences(settlerMemory); found != r.planted {
+			t.Errorf("%s: %d records were remembered otherwise than they lay in etcd, want %d", o.Name, found, r.planted)
+		}
 		cancel()
 		select {
 		case err := <-done:
@@ -154,7 +185,7 @@ func (r *replica) history(id string) []string {
 			Attempt   struct{ Number int }
 		}
 	}
-	if code := r.get("/api/v1/jobs/"+site+"/default/orders/"+id+"/history", &list); code != http.StatusOK {
+	if code := r.get("/api/v1/jobs/"+r.o.Site+"/default/orders/"+id+"/history", &list); code != http.StatusOK {
 		r.t.Fatalf("history: HTTP %d", code)
 	}
 	var words []string
@@ -177,6 +208,8 @@ type witness struct {
 	n      int64
 	seen   map[string][]evidence.Transition
 	stop   context.CancelFunc
+	// application is what the beat says of the cluster.
+	application job.Answer
 }
 
 func newWitness(t *testing.T, client *clientv3.Client, uid string) *witness {
@@ -206,6 +239,7 @@ func (w *witness) beat() {
 	}()
 	b := evidence.Beat{
 		Agent: w.agent, Session: "s-" + w.agent.PodUID, Incarnation: "i-1", Reach: job.Fine, HighAvailability: job.No, At: "now",
+		Application: w.application,
 	}
 	w.put(record.BeatKey(w.site, w.agent), record.EncodeBeat(b), clientv3.WithLease(w.lease))
 }
@@ -375,6 +409,15 @@ func TestALeaderThatCannotWriteIsNotBelieved(t *testing.T) {
 	for _, r := range []*replica{one, two} {
 		r.until(orders, "RUNNING Held over=no #1 NoSettler", "FAILED", "UNKNOWN", "HTTP")
 	}
+	leader := one
+	if !one.settler.reigning.Load() {
+		leader = two
+	}
+	var status struct{ Sources []struct{ Name, Why string } }
+	leader.get("/api/v1/status", &status)
+	if last := status.Sources[len(status.Sources)-1]; last.Name != "settler: writes" || !strings.Contains(last.Why, "etcd is out of space") {
+		t.Errorf("the leader's status says %+v", status.Sources)
+	}
 }
 
 func TestADeposedLeaderIsRefused(t *testing.T) {
@@ -444,6 +487,63 @@ func TestTheLongestHistoryIsPrunedInTheSameTransaction(t *testing.T) {
 	}
 	if pairs, _, err := etcd.ReadAll(ctx, client, record.SitePrefix(site), 0); err != nil || len(pairs) != 1 {
 		t.Errorf("%d keys are left, %v; want the leader's alone", len(pairs), err)
+	}
+}
+
+// Reports of an agent go together, and none of them while the agent beats, or where one was written again.
+func TestReportsOfADepartedAgentAreSwept(t *testing.T) {
+	t.Parallel()
+	client := etcdproc.Start(t, 0).Client()
+	ctx := t.Context()
+	put := func(key string) int64 {
+		t.Helper()
+		put, err := client.Put(ctx, key, "something")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return put.Header.Revision
+	}
+	m, err := newMetrics(noRegistry{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := etcd.Term{Key: record.LeaderKey(site), CreateRevision: put(record.LeaderKey(site))}
+	w := newWriter(site, client, term, slog.New(slog.DiscardHandler), m, nil)
+	agent := evidence.Agent{Namespace: "default", Cluster: "orders", PodUID: "gone"}
+	other := record.ReportKey(site, evidence.Agent{Namespace: "default", Cluster: "orders", PodUID: "gone2"}, orders)
+	put(other)
+	sweep := func() error {
+		e := settle.Sweep{Agent: agent}
+		for i := range 100 {
+			id := fmt.Sprintf("%032x", i)
+			got, err := client.Get(ctx, record.ReportKey(site, agent, id))
+			if err != nil || len(got.Kvs) != 1 {
+				t.Fatalf("report %s: %v, %v", id, got, err)
+			}
+			e.Reports = append(e.Reports, settle.SweptReport{JobID: id, IfRevision: got.Kvs[0].ModRevision})
+		}
+		return w.sweep(ctx, e)
+	}
+	for i := range 100 {
+		put(record.ReportKey(site, agent, fmt.Sprintf("%032x", i)))
+	}
+	put(record.BeatKey(site, agent))
+	if err := sweep(); !errors.Is(err, etcd.ErrRefused) {
+		t.Fatalf("while the agent beats: %v, want a refusal", err)
+	}
+	if _, err := client.Delete(ctx, record.BeatKey(site, agent)); err != nil {
+		t.Fatal(err)
+	}
+	stale := settle.Sweep{Agent: agent, Reports: []settle.SweptReport{{JobID: fmt.Sprintf("%032x", 1), IfRevision: 1}}}
+	if err := w.sweep(ctx, stale); !errors.Is(err, etcd.ErrRefused) {
+		t.Fatalf("a report that is another by now: %v, want a refusal", err)
+	}
+	if err := sweep(); err != nil {
+		t.Fatal(err)
+	}
+	pairs, _, err := etcd.ReadAll(ctx, client, record.SitePrefix(site), 0)
+	if err != nil || len(pairs) != 2 {
+		t.Errorf("%d keys are left, %v; want the leader's and another agent's report", len(pairs), err)
 	}
 }
 
@@ -599,6 +699,7 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 		"etcd":        func(o *Options) { o.Etcd = nil },
 		"hold":        func(o *Options) { o.Settle = impatient(); o.Settle.Hold = -1 },
 		"lease":       func(o *Options) { o.LeaderLease = time.Second },
+		"check":       func(o *Options) { o.CheckPeriod = -time.Second },
 	} {
 		o := good
 		spoil(&o)

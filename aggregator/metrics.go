@@ -16,6 +16,9 @@ type metrics struct {
 	writeTime  prometheus.Histogram
 	leading    prometheus.Gauge
 	reigns     prometheus.Counter
+	checks     *prometheus.CounterVec
+	// differences are what the checks found. It is to stay 0.
+	differences *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer) (*metrics, error) {
@@ -38,8 +41,22 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		reigns: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "holdfast_reigns_total", Help: "How often this replica was elected.",
 		}),
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "holdfast_checks_total",
+			Help: "Checks of what is remembered against etcd, by memory (board, settler) and outcome: done, given up.",
+		}, []string{"memory", "outcome"}),
+		differences: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "holdfast_check_differences_total",
+			Help: "Records that were remembered otherwise than they lay in etcd, found and mended by a check, by memory (board, settler). More than 0 is a bug of Holdfast.",
+		}, []string{"memory"}),
 	}
-	for _, c := range []prometheus.Collector{m.unreadable, m.writes, m.writeTime, m.leading, m.reigns} {
+	for _, memory := range []string{boardMemory, settlerMemory} {
+		m.differences.WithLabelValues(memory)
+		for _, outcome := range []string{checkDone, checkGivenUp} {
+			m.checks.WithLabelValues(memory, outcome)
+		}
+	}
+	for _, c := range []prometheus.Collector{m.unreadable, m.writes, m.writeTime, m.leading, m.reigns, m.checks, m.differences} {
 		if err := registry.Register(c); err != nil {
 			return nil, err
 		}

@@ -24,15 +24,21 @@ type outside struct {
 	s      *settler
 	tell   func([]settle.Input)
 	prober *probe.Prober
-	asks   queue[settle.Ask]
-	checks queue[settle.Check]
+	asks   *queue[evidence.Agent, settle.Ask]
+	checks *queue[job.ClusterKey, settle.Check]
+	// forbidden are the questions of which it was said that they may not be asked.
+	forbidden sync.Map
 }
 
-// checkers is how many questions are put to the API server at a time.
-const checkers = 8
+const (
+	// checkers is how many questions are put to the API server at a time.
+	checkers = 8
+	// checkTimeout bounds one question.
+	checkTimeout = 10 * time.Second
+)
 
 func newOutside(s *settler, tell func([]settle.Input)) *outside {
-	o := &outside{s: s, tell: tell, asks: newQueue[settle.Ask](), checks: newQueue[settle.Check]()}
+	o := &outside{s: s, tell: tell, asks: newQueue[evidence.Agent, settle.Ask](), checks: newQueue[job.ClusterKey, settle.Check]()}
 	o.prober = probe.New(probe.Options{Tell: o.seen, Version: s.version, Patience: s.cfg.Hold, Log: s.log})
 	return o
 }
@@ -90,71 +96,103 @@ func (o *outside) seen(t probe.Told) {
 	o.tell(inputs)
 }
 
+// check puts the two questions, each with its own time: one that is not answered must not take the other's.
 func (o *outside) check(ctx context.Context, c settle.Check) {
-	bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	var inputs []settle.Input
 	if c.Workload != (job.Workload{}) {
-		if w, err := o.s.kubernetes.Workload(bounded, c.Cluster, c.Workload); err == nil {
-			inputs = append(inputs, settle.Workload{Workload: w})
-		} else {
+		bounded, cancel := context.WithTimeout(ctx, checkTimeout)
+		w, err := o.s.kubernetes.Workload(bounded, c.Cluster, c.Workload)
+		cancel()
+		if err != nil {
 			o.s.log.Debug("a workload could not be asked for", "cluster", c.Cluster.String(), "workload", c.Workload.Name, "error", err)
+		} else {
+			o.noteForbidden(w.Forbidden, c.Workload.Kind+"s", "whether a cluster whose JobManager is gone is gone for good stays open")
+			inputs = append(inputs, settle.Workload{Workload: w})
 		}
 	}
-	if r, err := o.s.kubernetes.HARecord(bounded, c.Cluster); err == nil {
-		inputs = append(inputs, settle.HARecord{HARecord: r})
-	} else {
+	bounded, cancel := context.WithTimeout(ctx, checkTimeout)
+	r, err := o.s.kubernetes.HARecord(bounded, c.Cluster)
+	cancel()
+	if err != nil {
 		o.s.log.Debug("a high-availability record could not be asked for", "cluster", c.Cluster.String(), "error", err)
+	} else {
+		o.noteForbidden(r.Forbidden, "ConfigMaps", "a cluster whose workload is gone counts as gone for good")
+		inputs = append(inputs, settle.HARecord{HARecord: r})
 	}
-	o.tell(inputs)
+	if len(inputs) > 0 {
+		o.tell(inputs)
+	}
 }
 
-// queue holds what waits to be done. Putting never waits: the settler waits for nobody.
-type queue[T any] struct {
-	mu    *sync.Mutex
-	items *[]T
+// noteForbidden reports, once in a reign, what the API server does not let this aggregator ask.
+func (o *outside) noteForbidden(is bool, what, consequence string) {
+	if !is {
+		return
+	}
+	if _, told := o.forbidden.LoadOrStore(what, true); !told {
+		o.s.log.Warn("the API server forbids a question that is asked in doubt: give the aggregator's role get of it (rbac and endings.readConfigMaps of the chart)",
+			"resource", what, "consequence", consequence)
+	}
+}
+
+// queue holds what waits to be done, the newest for each key: what was wanted before of the same is wanted no more, so that no queue grows
+// without bound where answers are slow. Putting never waits: the settler waits for nobody.
+type queue[K comparable, T any] struct {
+	mu    sync.Mutex
+	order []K
+	items map[K]T
 	more  chan struct{}
 }
 
-func newQueue[T any]() queue[T] {
-	return queue[T]{mu: new(sync.Mutex), items: new([]T), more: make(chan struct{}, 1)}
+func newQueue[K comparable, T any]() *queue[K, T] {
+	return &queue[K, T]{items: map[K]T{}, more: make(chan struct{}, 1)}
 }
 
-func (q queue[T]) put(item T) {
+func (q *queue[K, T]) put(key K, item T) {
 	q.mu.Lock()
-	*q.items = append(*q.items, item)
+	if _, waits := q.items[key]; !waits {
+		q.order = append(q.order, key)
+	}
+	q.items[key] = item
 	q.mu.Unlock()
+	q.wake()
+}
+
+func (q *queue[K, T]) wake() {
 	select {
 	case q.more <- struct{}{}:
 	default:
 	}
 }
 
-// each does one item after another, until ctx ends.
-func (q queue[T]) each(ctx context.Context, do func(T)) {
-	for {
-		q.mu.Lock()
-		items := *q.items
-		var item T
-		if len(items) > 0 {
-			item = items[0]
-			*q.items = items[1:]
+// take gives what waits for the longest. left says whether more is waiting.
+func (q *queue[K, T]) take() (item T, ok, left bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.order) == 0 {
+		return item, false, false
+	}
+	key := q.order[0]
+	q.order = q.order[1:]
+	item = q.items[key]
+	delete(q.items, key)
+	return item, true, len(q.order) > 0
+}
+
+// each does one item after another, until ctx ends. Several may work on one queue.
+func (q *queue[K, T]) each(ctx context.Context, do func(T)) {
+	for ctx.Err() == nil {
+		item, ok, left := q.take()
+		if left {
+			q.wake() // whoever else works on it
 		}
-		q.mu.Unlock()
-		if len(items) > 1 {
-			select {
-			case q.more <- struct{}{}: // for whoever else works on it
-			default:
-			}
-		}
-		if len(items) > 0 {
+		if ok {
 			do(item)
 			continue
 		}
 		select {
 		case <-q.more:
 		case <-ctx.Done():
-			return
 		}
 	}
 }

@@ -42,6 +42,16 @@ func claim(ctx context.Context, c *clientv3.Client, site, uid string) error {
 	}
 }
 
+// epochOf reads the site's epoch. It is 0 where nobody has claimed the site, or its identity cannot be read.
+func epochOf(ctx context.Context, c *clientv3.Client, site string) (int64, error) {
+	pair, _, err := etcd.Read(ctx, c, record.IdentityKey(site))
+	if err != nil {
+		return 0, fmt.Errorf("read the site's epoch: %w", err)
+	}
+	id, _ := record.DecodeIdentity(pair.Value)
+	return id.Epoch, nil
+}
+
 // renew gives the site its next epoch: the store turned out to be set back, emptied or another one, so that versions handed
 // out before mean nothing any more. atLeast is the epoch known before.
 func renew(ctx context.Context, c *clientv3.Client, site, uid string, term etcd.Term, atLeast int64) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,23 +33,36 @@ type settler struct {
 	outdated atomic.Bool
 	// bereft says that the store has lost its past, and may not have been given all of it back yet; lives are the epochs that were listed last.
 	bereft bool
-	lives  [2]int64
-	begin  time.Time
+	lives  [len(stores)]int64
+	// epoch is the newest of the site that was seen, and setBack says that an older one was seen after it.
+	epoch   atomic.Int64
+	setBack atomic.Bool
+	begin   time.Time
 	// condition is the one told last: a store that was emptied is to have it again.
 	condition *settle.Condition
-	// writing are the jobs with a write under way, and whether etcd has carried it out.
+	// writing are the jobs with a write under way, and whether etcd has carried it out. A key without an ID is that of a cluster as a whole.
 	writing map[job.Key]bool
 
 	reigning atomic.Bool
 	ticked   atomic.Int64 // when the core last took a Tick, in nanoseconds since begin
-	// told says of which stores the core was told all, and whole that it was of both when it last took a Tick.
-	told  [2]bool
+	// told says of which stores the core was told all, and whole that it was of all when it last took a Tick.
+	told  [len(stores)]bool
 	whole atomic.Bool
+	// wholeAt is since when, in nanoseconds since begin.
+	wholeAt atomic.Int64
 	// owed are the jobs whose last write failed, until it is known whether the core still wants it: what is served of them may be old. behind
 	// says that there are some.
 	owed    map[job.Key]struct{}
 	behind  atomic.Bool
-	sources [3]sourceState
+	sources [settle.Pods + 1]sourceState
+
+	// unwritten is why etcd takes no verdicts, and unshown why it does not take the leader's sign of life; nil while it does.
+	unwritten, unshown atomic.Pointer[string]
+
+	// checked is what the loop knows for the check, whose questions it answers.
+	checked     checked
+	questions   chan question
+	checkPeriod time.Duration
 
 	kubernetes Kubernetes // nil where there is none
 	version    string
@@ -58,6 +72,7 @@ type settler struct {
 // sourceState is how far a source was followed.
 type sourceState struct {
 	heard atomic.Int64 // nanoseconds since begin
+	place atomic.Pointer[place]
 	sick  atomic.Pointer[string]
 	// last is the newest position of the last reign, and epochs counts the stores over all reigns: two follows of one source do
 	// not know of each other whether etcd was set back in between.
@@ -65,11 +80,22 @@ type sourceState struct {
 	epochs int64
 }
 
+// place is where a source stood when it was heard last, and how often it was listed.
+type place struct {
+	etcd.Position
+	heard time.Time
+	lists int
+}
+
+// stores are the sources that lie in etcd.
+var stores = [...]settle.Source{settle.Agents, settle.Verdicts, settle.Clusters}
+
 // inboxSize bounds the batches of events that wait for the core. A full inbox makes etcd wait.
 const inboxSize = 64
 
 func newSettler(site string, cfg settle.Config, client *clientv3.Client, log *slog.Logger, m *metrics) *settler {
-	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]bool{}, owed: map[job.Key]struct{}{}}
+	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]bool{}, owed: map[job.Key]struct{}{},
+		questions: make(chan question)}
 }
 
 // reign settles until ctx ends.
@@ -77,6 +103,11 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	lost, err := s.storeLostItsPast(ctx)
 	if err != nil {
 		return err
+	}
+	if lost {
+		for _, source := range stores {
+			s.sources[source].last = etcd.Update{} // what is followed now is another store, even where its numbers go on from there
+		}
 	}
 	if s.outdated.Swap(false) || s.core == nil || !lost {
 		s.writing, s.condition = map[job.Key]bool{}, nil
@@ -92,7 +123,7 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	for i := range s.sources {
 		s.sources[i].heard.Store(now)
 	}
-	s.told = [2]bool{}
+	s.told, s.checked = [len(stores)]bool{}, checked{}
 	s.whole.Store(false)
 	s.reigning.Store(true)
 	defer s.reigning.Store(false)
@@ -107,12 +138,15 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 		case <-ctx.Done():
 		}
 	})
+	w.failing = &s.unwritten
+	s.unwritten.Store(nil)
+	s.unshown.Store(nil)
 	if s.condition != nil {
 		w.add(*s.condition)
 	}
 	var all sync.WaitGroup
 	all.Go(func() { w.run(ctx) })
-	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
+	for _, source := range stores {
 		all.Go(func() { s.follow(ctx, source, inbox) })
 	}
 	if s.kubernetes != nil {
@@ -124,16 +158,21 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 		})
 		all.Go(func() { s.outside.run(ctx) })
 	}
+	all.Go(func() { s.checker(w).run(ctx) })
 	s.loop(ctx, inbox, outcomes, w)
 	all.Wait()
 	s.outside = nil
+	for _, source := range stores {
+		// The reign may end with the store: that another life of it was listed is true, though the core has not heard of it any more.
+		s.bereft = s.bereft || s.lives[source] > 0 && s.sources[source].epochs > s.lives[source]
+	}
 
 	// The core goes on in the next reign, perhaps; what was under way then has no outcome.
 	for key := range s.writing {
 		s.step(settle.NotWritten{Key: key}, nil)
 	}
 	// Nor does it hear anything until then: in the next reign it judges nothing before the sources have told all anew (S11).
-	for _, source := range []settle.Source{settle.Agents, settle.Verdicts} {
+	for _, source := range stores {
 		s.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
 		s.sources[source].sick.Store(nil)
 	}
@@ -148,11 +187,15 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 func (s *settler) storeLostItsPast(ctx context.Context) (bool, error) {
 	for ctx.Err() == nil {
 		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
-		now, err := etcd.Where(bounded, s.client)
+		epoch, err := epochOf(bounded, s.client, s.site)
+		var now etcd.Position
+		if err == nil {
+			now, err = etcd.Where(bounded, s.client)
+		}
 		cancel()
 		if err == nil {
-			lost := s.bereft
-			for _, i := range []settle.Source{settle.Agents, settle.Verdicts} {
+			lost := s.setBack.Swap(false) || s.bereft || epoch < s.epoch.Load()
+			for _, i := range stores {
 				last := s.sources[i].last
 				lost = lost || now.Before(etcd.Position{ClusterID: last.ClusterID, Revision: last.Revision, Term: last.Term})
 			}
@@ -170,15 +213,22 @@ func (s *settler) storeLostItsPast(ctx context.Context) (bool, error) {
 func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcomes <-chan outcome, w *writer) {
 	tick := time.NewTicker(s.cfg.Tick)
 	defer tick.Stop()
+	var asked []question
 	for {
+		asked = slices.DeleteFunc(asked, question.settled)
 		select {
 		case <-ctx.Done():
 			return
+		case q := <-s.questions:
+			asked = append(asked, q)
 		case <-tick.C:
 			s.step(settle.Tick{}, w)
 			s.ticked.Store(s.since())
 			s.settleDebts()
-			whole := s.told[settle.Agents] && s.told[settle.Verdicts]
+			whole := !slices.Contains(s.told[:], false)
+			if whole && !s.whole.Load() {
+				s.wholeAt.Store(s.since())
+			}
 			s.whole.Store(whole)
 			if whole && len(s.owed)+len(s.writing) == 0 {
 				s.bereft = false
@@ -199,10 +249,14 @@ func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcome
 
 // step lets the core take one event, and hands over its effects.
 func (s *settler) step(input settle.Input, w *writer) {
+	s.checked.note(input)
 	switch in := input.(type) {
 	case settle.Stored:
 		delete(s.writing, in.Account.Key)
 		delete(s.owed, in.Account.Key)
+	case settle.StoredCluster:
+		delete(s.writing, wholeCluster(in.Cluster.Key))
+		delete(s.owed, wholeCluster(in.Cluster.Key))
 	case settle.Erased:
 		delete(s.writing, in.Key)
 		delete(s.owed, in.Key)
@@ -226,17 +280,22 @@ func (s *settler) step(input settle.Input, w *writer) {
 			s.logWrite(e)
 		case settle.Forget:
 			s.writing[e.Key] = false
+		case settle.WriteCluster:
+			s.writing[wholeCluster(e.Cluster.Key)] = false
+			s.logCluster(e)
+		case settle.ForgetCluster:
+			s.writing[wholeCluster(e.Key)] = false
 		case settle.Condition:
 			s.condition = &e
 			s.logCondition(e)
 		case settle.Ask:
 			if s.outside != nil {
-				s.outside.asks.put(e)
+				s.outside.asks.put(e.Agent, e)
 			}
 			continue
 		case settle.Check:
 			if s.outside != nil {
-				s.outside.checks.put(e)
+				s.outside.checks.put(e.Cluster, e)
 			}
 			continue
 		}
@@ -244,10 +303,10 @@ func (s *settler) step(input settle.Input, w *writer) {
 			w.add(effect)
 		}
 	}
-	if synced, is := input.(settle.Synced); is && synced.Source == settle.Verdicts {
+	if synced, is := input.(settle.Synced); is && (synced.Source == settle.Verdicts || synced.Source == settle.Clusters) {
 		// The list is newer than any write that etcd carried out before it. What it does not show was lost with the store's past.
 		for key, carriedOut := range s.writing {
-			if carriedOut {
+			if carriedOut && (key.ID == "") == (synced.Source == settle.Clusters) {
 				s.step(settle.NotWritten{Key: key}, w)
 			}
 		}
@@ -261,6 +320,7 @@ func (s *settler) follow(ctx context.Context, source settle.Source, inbox chan<-
 	}
 	state := &s.sources[source]
 	var base int64
+	lists := 0
 	o := etcd.FollowOptions{Prefix: in.Prefix(), Progress: s.cfg.Silence / 3, Silence: s.cfg.Silence}
 	_ = etcd.Follow(ctx, s.client, o, func(u etcd.Update) {
 		if u.Kind == etcd.Lost {
@@ -278,6 +338,10 @@ func (s *settler) follow(ctx context.Context, source settle.Source, inbox chan<-
 				}
 				base = state.epochs
 			}
+			if u.Kind == etcd.Listed {
+				lists++
+			}
+			state.place.Store(&place{etcd.Position{ClusterID: u.ClusterID, Revision: u.Revision, Term: u.Term}, time.Now(), lists})
 			state.last = etcd.Update{ClusterID: u.ClusterID, Revision: u.Revision, Term: u.Term}
 			u.Epoch += base - 1
 			state.epochs = u.Epoch
@@ -299,7 +363,7 @@ func (s *settler) alive() error {
 		return fmt.Errorf("the settler has not ticked for %s", late.Round(time.Second))
 	}
 	// Without the API server there is work enough: it is no cause to let another lead.
-	for _, i := range []settle.Source{settle.Agents, settle.Verdicts} {
+	for _, i := range stores {
 		if silent := time.Duration(now - s.sources[i].heard.Load()); silent > s.cfg.Hold+s.cfg.Silence {
 			err := errors.New("no reason known")
 			if sick := s.sources[i].sick.Load(); sick != nil {
@@ -339,13 +403,18 @@ func (s *settler) settleDebts() {
 	s.behind.Store(len(s.owed) > 0)
 }
 
+// fresh says whether the settler has heard all for too short a time to know who is silent.
+func (s *settler) fresh() bool {
+	return !s.whole.Load() || time.Duration(s.since()-s.wholeAt.Load()) < s.cfg.Hold
+}
+
 // judges says whether the settler hears all that lies in etcd, and judges by it, now, and what it judged could be written.
 func (s *settler) judges() bool {
 	now := s.since()
 	if !s.reigning.Load() || !s.whole.Load() || s.behind.Load() || time.Duration(now-s.ticked.Load()) > s.cfg.Tick+s.cfg.Late {
 		return false
 	}
-	for _, i := range []settle.Source{settle.Agents, settle.Verdicts} {
+	for _, i := range stores {
 		if time.Duration(now-s.sources[i].heard.Load()) > s.cfg.Silence {
 			return false
 		}
@@ -373,7 +442,13 @@ func (s *settler) health() []api.Source {
 		}
 		sources = append(sources, source)
 	}
-	return sources
+	writes := api.Source{Name: "settler: writes", Healthy: true}
+	for _, why := range []*string{s.unshown.Load(), s.unwritten.Load()} {
+		if why != nil {
+			writes.Healthy, writes.Why = false, *why
+		}
+	}
+	return append(sources, writes)
 }
 
 func (s *settler) since() int64 { return int64(time.Since(s.begin)) }
@@ -385,6 +460,18 @@ func (s *settler) logWrite(e settle.Write) {
 			"kind", t.Kind.String(), "state", t.State.String(), "over", t.Over.String(), "certainty", t.Certainty.String(),
 			"reason", t.Reason.String(), "sequence", t.Sequence)
 	}
+}
+
+// logCluster says what was decided of a cluster.
+func (s *settler) logCluster(e settle.WriteCluster) {
+	is := e.Cluster
+	s.log.Info("settled a cluster", "cluster", is.Key.String(), "condition", is.Condition.String(), "over", is.Over.String(),
+		"certainty", is.Certainty.String(), "reason", is.Reason.String(), "sequence", is.Sequence)
+}
+
+// wholeCluster is the key of a cluster as a whole among those of jobs.
+func wholeCluster(key job.ClusterKey) job.Key {
+	return job.Key{Namespace: key.Namespace, Cluster: key.Cluster}
 }
 
 func (s *settler) logCondition(e settle.Condition) {

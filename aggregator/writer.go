@@ -35,8 +35,8 @@ type writer struct {
 	condition *record.SiteCondition
 	changed   sync.Cond
 
-	// failing says that etcd takes no writes at present. It is logged when it begins and when it ends.
-	failing atomic.Bool
+	// failing is why etcd takes no writes at present; nil while it does. It is logged when it begins and when it ends.
+	failing *atomic.Pointer[string]
 }
 
 // outcome is how a write ended: err is nil if it is in the store.
@@ -56,7 +56,7 @@ const (
 )
 
 func newWriter(site string, client *clientv3.Client, term etcd.Term, log *slog.Logger, m *metrics, done func(outcome)) *writer {
-	w := &writer{site: site, client: client, term: term, log: log, metrics: m, done: done}
+	w := &writer{site: site, client: client, term: term, log: log, metrics: m, done: done, failing: new(atomic.Pointer[string])}
 	w.queued.L, w.changed.L = &w.mu, &w.mu
 	return w
 }
@@ -123,21 +123,29 @@ func (w *writer) carryOut(reign context.Context, effect settle.Effect) {
 	begin := time.Now()
 	var key job.Key
 	var err error
+	told := true // who proposed it waits for its end
 	switch e := effect.(type) {
+	case settle.Sweep:
+		key, err, told = wholeCluster(e.Agent.ClusterKey()), w.sweep(ctx, e), false
 	case settle.Write:
 		key, err = e.Account.Key, w.write(ctx, e)
 	case settle.Forget:
 		key, err = e.Key, w.forget(ctx, e)
+	case settle.WriteCluster:
+		key, err = wholeCluster(e.Cluster.Key), w.ifUnchanged(ctx, e.IfRevision, etcd.Op{Key: record.ClusterKey(w.site, e.Cluster.Key), Value: record.EncodeCluster(e.Cluster)})
+	case settle.ForgetCluster:
+		key, err = wholeCluster(e.Key), w.ifUnchanged(ctx, e.IfRevision, etcd.Op{Key: record.ClusterKey(w.site, e.Key), Delete: true})
 	}
 	w.metrics.wrote(err, time.Since(begin))
 	switch {
 	case err == nil:
-		if w.failing.CompareAndSwap(true, false) {
+		if w.failing.Swap(nil) != nil {
 			w.log.Info("verdicts are written again")
 		}
 	case errors.Is(err, etcd.ErrRefused), reign.Err() != nil:
 	default:
-		if w.failing.CompareAndSwap(false, true) {
+		why := err.Error()
+		if w.failing.Swap(&why) == nil {
 			w.log.Warn("a verdict could not be written; it and the next ones are tried again", "job", key.String(), "error", err)
 		}
 		// The settler proposes again with its next tick. An etcd that is sick is not asked more often than this by each writer.
@@ -146,7 +154,9 @@ func (w *writer) carryOut(reign context.Context, effect settle.Effect) {
 		case <-time.After(writeRetry):
 		}
 	}
-	w.done(outcome{key: key, err: err})
+	if told {
+		w.done(outcome{key: key, err: err})
+	}
 }
 
 // write puts a verdict and its new history, and prunes what falls out of the history, in one transaction.
@@ -183,6 +193,25 @@ func (w *writer) forget(ctx context.Context, e settle.Forget) error {
 		{Key: verdict, Delete: true},
 		{Key: record.HistoryPrefix(w.site, e.Key), Delete: true, Prefix: true},
 	})
+	return err
+}
+
+// ifUnchanged does one operation on a key whose revision is still the one that the settler knew.
+func (w *writer) ifUnchanged(ctx context.Context, revision int64, op etcd.Op) error {
+	_, err := etcd.Commit(ctx, w.client, []etcd.Guard{w.term.Guard(), {Key: op.Key, ModRevision: revision}}, []etcd.Op{op})
+	return err
+}
+
+// sweep removes reports of an agent, unless it beats, or any of them is another by now.
+func (w *writer) sweep(ctx context.Context, e settle.Sweep) error {
+	guards := []etcd.Guard{w.term.Guard(), {Key: record.BeatKey(w.site, e.Agent)}}
+	ops := make([]etcd.Op, 0, len(e.Reports))
+	for _, report := range e.Reports {
+		key := record.ReportKey(w.site, e.Agent, report.JobID)
+		guards = append(guards, etcd.Guard{Key: key, ModRevision: report.IfRevision})
+		ops = append(ops, etcd.Op{Key: key, Delete: true})
+	}
+	_, err := etcd.Commit(ctx, w.client, guards, ops)
 	return err
 }
 

@@ -47,6 +47,43 @@ type JobList struct {
 	Frozen   *Frozen `json:"frozen" doc:"Null unless conclusions are frozen."`
 }
 
+// Cluster is one Flink cluster as a whole. Where main() throws there is no job id, and this is all that can be said.
+type Cluster struct {
+	Site      string          `json:"site"`
+	Namespace string          `json:"namespace"`
+	Cluster   string          `json:"cluster"`
+	Condition job.Condition   `json:"condition" doc:"Ready: a JobManager answers, and has a job or can take one. NoJob: that of an application answers and has none. JobManagerDown: none runs. CrashLoop, ImagePull: none runs, for that reason."`
+	Over      job.Answer      `json:"over" doc:"Whether what makes its JobManagers is gone."`
+	Certainty job.Certainty   `json:"certainty" doc:"How the condition is known."`
+	Reason    job.Reason      `json:"reason"`
+	Message   string          `json:"message" doc:"Why, as a sentence for people. Do not parse it."`
+	Since     job.Stamp       `json:"since" doc:"When the condition was first seen."`
+	LastSeen  job.Stamp       `json:"lastSeen" doc:"When somebody last vouched for it."`
+	Workload  string          `json:"workload" doc:"What makes its JobManagers, as Kind/name; empty where that is not known."`
+	Pods      []job.PodStatus `json:"pods" doc:"The JobManagers' pods, and what each says."`
+	Version   string          `json:"version" doc:"Changes with every change of the cluster. Opaque."`
+	// Jobs and JobCount are in the answer about one cluster only.
+	Jobs     []ClusterJob `json:"jobs,omitempty" doc:"Its jobs, the first 500; only where one cluster is asked for. /api/v1/jobs?cluster= has all."`
+	JobCount int          `json:"jobCount,omitempty" doc:"How many jobs it has; only where one cluster is asked for."`
+}
+
+// ClusterJob is a job of a cluster, in short.
+type ClusterJob struct {
+	JobID     string        `json:"jobID"`
+	Pipeline  string        `json:"pipeline"`
+	State     job.State     `json:"state"`
+	Over      job.Answer    `json:"over"`
+	Certainty job.Certainty `json:"certainty"`
+}
+
+// ClusterList is one page of clusters.
+type ClusterList struct {
+	Items    []Cluster `json:"items"`
+	Version  string    `json:"version" doc:"Opaque."`
+	Continue string    `json:"continue" doc:"What to give as continue for the next page; empty on the last one."`
+	Frozen   *Frozen   `json:"frozen" doc:"Null unless conclusions are frozen."`
+}
+
 // Transition is one entry of a job's history.
 type Transition struct {
 	Sequence   int64         `json:"sequence" doc:"Numbers the entries of a job, from 1."`

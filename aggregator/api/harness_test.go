@@ -103,6 +103,7 @@ func newWorld(t testing.TB, adapt ...func(*Options)) *world {
 	w.lead()
 	w.apply(board.Condition, etcd.Listed, 10)
 	w.apply(board.Verdicts, etcd.Listed, 10)
+	w.apply(board.Clusters, etcd.Listed, 10)
 	w.revision = 10
 	return w
 }
@@ -229,6 +230,16 @@ func (w *world) both(first, second string) {
 func pairOf(key job.Key, v job.Verdict, revision int64) etcd.Pair {
 	value := record.EncodeAccount(job.Account{Key: key, Verdict: v, Books: job.Books{Sequence: 1}})
 	return etcd.Pair{Key: record.VerdictKey("default", key), Value: value, ModRevision: revision}
+}
+
+// putCluster writes what is said of a cluster of team-a, or of "namespace/cluster".
+func (w *world) putCluster(path string, c job.Cluster) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	revision := w.next()
+	c.Sequence = revision
+	pair := etcd.Pair{Key: record.ClusterKey("default", keyOf(path).ClusterKey()), Value: record.EncodeCluster(c), ModRevision: revision}
+	w.apply(board.Clusters, etcd.Changed, revision, pair)
 }
 
 func (w *world) remove(path string) {

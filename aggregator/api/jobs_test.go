@@ -354,11 +354,12 @@ func TestNothingIsSaidBeforeTheBoardIsComplete(t *testing.T) {
 		func() { w.apply(board.Verdicts, etcd.Listed, 10) },
 		func() { w.apply(board.Condition, etcd.Listed, 10) },
 		func() { w.lead() },
+		func() { w.apply(board.Clusters, etcd.Listed, 10) },
 		func() { w.apply(board.Identity, etcd.Listed, 10) },
 	}
 	for i, step := range steps {
 		step()
-		for _, path := range []string{"/api/v1/jobs", ordersPath, ordersPath + "/history", "/api/v1/jobs?watch=true", "/readyz"} {
+		for _, path := range []string{"/api/v1/jobs", ordersPath, ordersPath + "/history", "/api/v1/jobs?watch=true", "/api/v1/clusters", "/readyz"} {
 			a := w.get(path)
 			w.wrong(a, 503, "/readyz?verbose")
 			if a.header.Get("Retry-After") == "" {
@@ -384,7 +385,7 @@ func TestNothingIsSaidBeforeTheBoardIsComplete(t *testing.T) {
 		}
 	}
 	w.apply(board.Identity, etcd.Listed, 11, etcd.Pair{Key: record.IdentityKey("default"), Value: record.EncodeIdentity(record.SiteIdentity{UID: "u", Epoch: 1}), ModRevision: 11})
-	if ready := into[Readiness](t, w.get("/readyz?verbose")); !ready.Ready || len(ready.Checks) != 5 {
+	if ready := into[Readiness](t, w.get("/readyz?verbose")); !ready.Ready || len(ready.Checks) != 6 {
 		t.Errorf("%+v", ready)
 	}
 	w.apply(board.Verdicts, etcd.Lost, 10)

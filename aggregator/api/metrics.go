@@ -34,7 +34,7 @@ type metrics struct {
 	// registered are the collectors that the registry has taken.
 	registered []prometheus.Collector
 
-	jobs, watchers, revision, watchAge, leaderAge, frozen, weakened, unreadable *prometheus.Desc
+	jobs, clusters, watchers, revision, watchAge, leaderAge, frozen, weakened, unreadable *prometheus.Desc
 }
 
 // noRoute is the label of requests that fit no route; their paths are anybody's invention.
@@ -54,6 +54,7 @@ func newMetrics(s *Server) (*metrics, error) {
 			Buckets: []float64{.00001, .0001, .001, .005, .025, .1, .5, 1, 5},
 		}, []string{"route"}),
 		jobs:       desc("jobs", "Jobs, as this server serves them.", "state", "certainty", "over"),
+		clusters:   desc("clusters", "Flink clusters as a whole, as this server serves them.", "condition", "certainty", "over"),
 		watchers:   desc("watchers", "Watches that are open."),
 		revision:   desc("board_revision", "The revision of etcd up to which the verdicts are known."),
 		watchAge:   desc("watch_age_seconds", "Time since the watch of a prefix last proved to be alive; -1 if it never did.", "prefix"),
@@ -116,12 +117,12 @@ func (m *metrics) refused(code int) { m.requests.WithLabelValues(noRoute, strcon
 
 // Describe is for the registry.
 func (m *metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.jobs, m.watchers, m.revision, m.watchAge, m.leaderAge, m.frozen, m.weakened, m.unreadable} {
+	for _, d := range []*prometheus.Desc{m.jobs, m.clusters, m.watchers, m.revision, m.watchAge, m.leaderAge, m.frozen, m.weakened, m.unreadable} {
 		to <- d
 	}
 }
 
-// Collect is for the registry. It looks at every job once.
+// Collect is for the registry. It looks at every job and every cluster once.
 func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	b := m.server.o.Board
 	view := b.Snapshot().At(b.Now())
@@ -141,6 +142,23 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	})
 	for k, n := range counts {
 		gauge(m.jobs, float64(n), k.state.String(), k.certainty.String(), k.over.String())
+	}
+	type clusterKind struct {
+		condition job.Condition
+		certainty job.Certainty
+		over      job.Answer
+	}
+	clusters, lowered := make(map[clusterKind]int), view.ClusterWeakness().Holds()
+	view.Clusters("", func(c *board.Cluster) bool {
+		k := clusterKind{c.Condition, c.Certainty, c.Over}
+		if lowered {
+			k.certainty = job.Held
+		}
+		clusters[k]++
+		return true
+	})
+	for k, n := range clusters {
+		gauge(m.clusters, float64(n), k.condition.String(), k.certainty.String(), k.over.String())
 	}
 	gauge(m.watchers, float64(m.server.watchers.count()))
 	gauge(m.revision, float64(view.Snapshot.Version().Revision))

@@ -110,6 +110,8 @@ var enumerations = map[reflect.Type][]string{
 	reflect.TypeFor[job.Reason]():    words[job.Reason](),
 	reflect.TypeFor[job.Via]():       words[job.Via](),
 	reflect.TypeFor[job.Kind]():      words[job.Kind](),
+	reflect.TypeFor[job.Condition](): words[job.Condition](),
+	reflect.TypeFor[job.Reach]():     words[job.Reach](),
 }
 
 // of gives the schema of a type. That of a struct is kept under its name, and referred to.

@@ -157,14 +157,18 @@ func TestTheDocumentDescribesTheAnswers(t *testing.T) {
 		answers(one, "200", jsonType, w.get(ordersPath).body)
 		answers(one+"/history", "200", jsonType, w.get(ordersPath+"/history").body)
 		answers("/api/v1/jobs", "200", jsonType, w.get("/api/v1/jobs").body)
+		w.putCluster("orders", crashing())
+		answers("/api/v1/clusters", "200", jsonType, w.get("/api/v1/clusters").body)
+		answers("/api/v1/clusters/{site}/{namespace}/{cluster}", "200", jsonType, w.get(clusterPath).body)
 		answers("/api/v1/status", "200", jsonType, w.get("/api/v1/status").body)
 		answers("/readyz", "200", jsonType, w.get("/readyz?verbose").body)
 	}
 	answers("/api/v1/jobs", "default", problemType, w.get("/api/v1/jobs?stat=x").body)
+	answers("/api/v1/clusters", "default", problemType, w.get("/api/v1/clusters?condition=x").body)
 	answers("/readyz", "default", problemType, emptyWorld(t).get("/readyz?verbose").body)
 
 	c := w.watch("", "")
-	c.until("1.12.held")
+	c.until("1.13.held")
 	w.put("orders")
 	w.remove("orders")
 	for _, content := range []string{"application/x-ndjson", "text/event-stream"} {
@@ -199,5 +203,9 @@ func TestTheDocumentIsComplete(t *testing.T) {
 	states := field(t, document, "components", "schemas", "Job", "properties", "state")["enum"].([]any)
 	if len(states) != 1+job.AllStates.Len() {
 		t.Errorf("states %v", states)
+	}
+	conditions := field(t, document, "components", "schemas", "Cluster", "properties", "condition")["enum"].([]any)
+	if len(conditions) != len(job.Conditions()) {
+		t.Errorf("conditions %v", conditions)
 	}
 }

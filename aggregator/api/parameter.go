@@ -43,6 +43,14 @@ var (
 		{name: "over", doc: "Jobs that are over, or not.", words: words[job.Answer]()},
 		{name: "reason", doc: "Jobs whose verdict has these reasons.", words: words[job.Reason]()},
 	}
+	clusterParameters = []parameter{
+		{name: "site", doc: "Clusters of these sites."},
+		{name: "namespace", doc: "Clusters of these Kubernetes namespaces."},
+		{name: "cluster", doc: "Flink clusters of these names."},
+		{name: "condition", doc: "Clusters in these conditions.", words: words[job.Condition]()},
+		{name: "certainty", doc: "Clusters whose condition is known in these ways.", words: words[job.Certainty]()},
+		{name: "over", doc: "Clusters that are gone, or not.", words: words[job.Answer]()},
+	}
 	watchParameters = []parameter{
 		{name: "watch", form: aSwitch, doc: "Send changes as they come, as JSON lines, or as server-sent events if Accept asks for them."},
 		{name: "version", form: aWord, doc: "With watch: send what changed after this version, instead of everything first."},

@@ -49,6 +49,14 @@ func routes() []*route {
 			parameters: historyParameters, handle: (*Server).getHistory,
 		},
 		{
+			pattern: "/api/v1/clusters/{site}/{namespace}/{cluster}", summary: "One Flink cluster as a whole, with its jobs.", answer: Cluster{},
+			handle: (*Server).getCluster,
+		},
+		{
+			pattern: "/api/v1/clusters", summary: "Flink clusters as a whole, sorted by namespace and cluster.", answer: ClusterList{},
+			parameters: concat(clusterParameters, pageParameters), handle: (*Server).listClusters,
+		},
+		{
 			pattern: "/api/v1/status", summary: "How well this server knows what it says.", answer: Status{},
 			early: true, handle: (*Server).getStatus,
 		},

@@ -204,7 +204,10 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s has the age %v", s.Name, s.Age)
 		}
 	}
-	want := []string{"etcd/verdicts true ", "etcd/condition true ", "etcd/identity true ", "etcd/leader false no answer", "kubernetes/pods false forbidden"}
+	want := []string{
+		"etcd/verdicts true ", "etcd/condition true ", "etcd/identity true ", "etcd/leader false no answer", "etcd/clusters true ",
+		"kubernetes/pods false forbidden",
+	}
 	if diff := cmp.Diff(want, sources); diff != "" {
 		t.Errorf("sources (-want +got):\n%s", diff)
 	}
@@ -222,20 +225,25 @@ func TestMetrics(t *testing.T) {
 	w.put("a")
 	w.put("b")
 	w.put("c", failed)
+	w.putCluster("a", job.Cluster{Condition: job.ClusterReady, Over: job.No, Certainty: job.Witnessed})
+	w.putCluster("b", job.Cluster{Condition: job.ClusterReady, Over: job.No, Certainty: job.Witnessed})
+	w.putCluster("gone", job.Cluster{Condition: job.ClusterDown, Over: job.Yes, Certainty: job.Inferred})
 	w.apply(board.Verdicts, etcd.Changed, w.next(), etcd.Pair{Key: record.VerdictKey("default", keyOf("d")), Value: []byte(`{"v":9}`), ModRevision: w.revision})
 	w.freeze(record.SiteCondition{Frozen: true})
 	w.get(ordersPath)
 	w.get("/api/v1/jobs")
 	w.get("/nowhere")
-	w.watch("", "").until("1.14")
+	w.watch("", "").until("1.17")
 	text := string(w.get("/metrics").body)
 	for _, want := range []string{
 		`holdfast_jobs{certainty="Witnessed",over="no",state="RUNNING"} 2`,
 		`holdfast_jobs{certainty="Witnessed",over="yes",state="FAILED"} 1`,
 		`holdfast_jobs{certainty="Held",over="unknown",state="UNKNOWN"} 1`,
+		`holdfast_clusters{certainty="Witnessed",condition="Ready",over="no"} 2`,
+		`holdfast_clusters{certainty="Inferred",condition="JobManagerDown",over="yes"} 1`,
 		`holdfast_records_unreadable_total{kind="newer"} 1`,
 		`holdfast_records_unreadable_total{kind="corrupt"} 0`,
-		`holdfast_watchers 1`, `holdfast_board_revision 14`, `holdfast_frozen 1`, `holdfast_weakened 0`,
+		`holdfast_watchers 1`, `holdfast_board_revision 17`, `holdfast_frozen 1`, `holdfast_weakened 0`,
 		`holdfast_watch_age_seconds{prefix="verdicts"}`, `holdfast_leader_age_seconds`,
 		`holdfast_http_requests_total{code="404",route="/api/v1/jobs/{site}/{namespace}/{cluster}/{jobID}"} 1`,
 		`holdfast_http_requests_total{code="200",route="/api/v1/jobs"} 2`,
@@ -250,7 +258,8 @@ func TestMetrics(t *testing.T) {
 		t.Error("a metric is labelled with a job")
 	}
 	w.later(testHold + time.Second)
-	if text := string(w.get("/metrics").body); !strings.Contains(text, `certainty="Held",over="no",state="RUNNING"} 2`) || !strings.Contains(text, "holdfast_weakened 1") {
+	if text := string(w.get("/metrics").body); !strings.Contains(text, `certainty="Held",over="no",state="RUNNING"} 2`) ||
+		!strings.Contains(text, `holdfast_clusters{certainty="Held",condition="Ready",over="no"} 2`) || !strings.Contains(text, "holdfast_weakened 1") {
 		t.Error("the metrics do not know of S13")
 	}
 }

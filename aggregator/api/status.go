@@ -151,6 +151,7 @@ func (s *Server) getPage(r *request) *Problem {
 <p>This is the API server: what is the state of each Flink job, how do we know, and since when.</p>
 <ul>
 <li><a href="/api/v1/jobs">/api/v1/jobs</a>: all jobs
+<li><a href="/api/v1/clusters">/api/v1/clusters</a>: all Flink clusters, where there is no job to speak of
 <li><a href="/api/v1/status">/api/v1/status</a>: how well this server knows what it says
 <li><a href="/openapi.json">/openapi.json</a>: the description of the API
 <li><a href="/readyz?verbose">/readyz?verbose</a>, <a href="/metrics">/metrics</a>

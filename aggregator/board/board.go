@@ -1,5 +1,5 @@
 // Package board is what one site's verdicts look like right now: an immutable picture that any number of readers share,
-// and the newest changes for those who watch. Four followed prefixes of etcd feed it; it never writes, and it
+// and the newest changes for those who watch. Five followed prefixes of etcd feed it; it never writes, and it
 // decides nothing but rule S13: what it cannot prove to be fresh, it shows as Held.
 package board
 
@@ -25,12 +25,13 @@ const (
 	Condition
 	Identity
 	Leader
+	Clusters
 
 	numFeeds
 )
 
 // Feeds are all of them: a board is complete when each was listed.
-func Feeds() []Feed { return []Feed{Verdicts, Condition, Identity, Leader} }
+func Feeds() []Feed { return []Feed{Verdicts, Condition, Identity, Leader, Clusters} }
 
 func (f Feed) String() string {
 	switch f {
@@ -42,6 +43,8 @@ func (f Feed) String() string {
 		return "identity"
 	case Leader:
 		return "leader"
+	case Clusters:
+		return "clusters"
 	}
 	return fmt.Sprintf("Feed(%d)", uint8(f))
 }
@@ -56,12 +59,12 @@ func (f Feed) Prefix(site string) string {
 	case Leader:
 		return record.LeaderKey(site)
 	}
-	return record.SitePrefix(site) + "verdicts/"
+	return record.SitePrefix(site) + f.String() + "/"
 }
 
 // kind is what lies below the feed's prefix.
 func (f Feed) kind() record.Kind {
-	return [numFeeds]record.Kind{record.Verdict, record.Condition, record.Identity, record.Leader}[f]
+	return [numFeeds]record.Kind{record.Verdict, record.Condition, record.Identity, record.Leader, record.Cluster}[f]
 }
 
 // Options say what a board shows.
@@ -95,6 +98,8 @@ type Board struct {
 	bad        badRecords
 	// lives is the epoch of the verdicts' feed: a change means that the store was replaced. Guarded by verdicts.
 	lives int64
+	// clusterLife is that of the clusters' feed. Guarded by publishing.
+	clusterLife int64
 }
 
 // New makes an empty board. The error says which option is wrong.
@@ -116,7 +121,7 @@ func New(o Options) (*Board, error) {
 	}
 	b := &Board{o: o, ring: newRing(o.Ring), bad: badRecords{log: o.Log}}
 	b.snapshot.Store(&Snapshot{
-		site: o.Site, hold: o.Hold, start: o.Now(), jobs: new(btree.Map[string, *Job]), position: b.ring.next,
+		site: o.Site, hold: o.Hold, start: o.Now(), jobs: new(btree.Map[string, *Job]), clusters: new(btree.Map[string, *Cluster]), position: b.ring.next,
 		prefix: `{"site":"` + o.Site + `","namespace":"`, next: make(chan struct{}),
 	})
 	return b, nil
@@ -133,8 +138,12 @@ func (b *Board) Unreadable() map[Unreadable]uint64 { return b.bad.counts() }
 
 // Apply takes one update of a feed. All of it becomes visible at once. Each feed's updates are to come in their order.
 func (b *Board) Apply(f Feed, u etcd.Update) {
-	if f == Verdicts {
+	switch f {
+	case Verdicts:
 		b.applyVerdicts(u)
+		return
+	case Clusters:
+		b.applyClusters(u)
 		return
 	}
 	b.publish(func(s *Snapshot) {
@@ -189,7 +198,7 @@ func (b *Board) read(s *Snapshot, f Feed, pair etcd.Pair) {
 func (s *Snapshot) noteLeader(listed bool) {
 	now := s.feeds[Leader].Proven
 	if s.leader.Ticked == "" {
-		s.led = now // it never gives one; that its key is there is all there is
+		s.led, s.judged = now, now // it never gives one; that its key is there is all there is
 		return
 	}
 	if s.leader == s.heard {
@@ -203,6 +212,14 @@ func (s *Snapshot) noteLeader(listed bool) {
 		}
 	case s.leader.Ticked != s.leader.Since:
 		s.led = now
+	default:
+		return
+	}
+	switch {
+	case s.judged.IsZero():
+		s.judged = s.led.Add((2 - credit) * s.hold) // how it was before, nobody here has seen: a change of leader is waited for
+	case !s.leader.Fresh && !listed:
+		s.judged = s.led
 	}
 }
 
@@ -259,6 +276,13 @@ func (s *Snapshot) prove(f Feed, u etcd.Update, now time.Time) {
 	}
 	health.Alive, health.Err, health.Proven = true, nil, now
 	health.Listed = health.Listed || u.Kind == etcd.Listed
+	health.at = etcd.Position{ClusterID: u.ClusterID, Revision: u.Revision, Term: u.Term}
+	if u.Kind == etcd.Listed {
+		health.lists++
+	}
+	if u.Kind == etcd.Listed || len(u.Pairs) > 0 {
+		health.changes++
+	}
 }
 
 // stamp fills in what follows from the rest. Witnessed verdicts are vouched for up to lastSeen: a verdict is as fresh as

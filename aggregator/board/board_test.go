@@ -75,6 +75,7 @@ func newBoard(t testing.TB, o Options) *Board {
 	b.Apply(Leader, listed(10, leader()))
 	b.Apply(Condition, listed(10))
 	b.Apply(Verdicts, listed(10))
+	b.Apply(Clusters, listed(10))
 	return b
 }
 

@@ -35,6 +35,7 @@ var silences = map[job.Reason]struct{ since, plain string }{
 		"the JobManager says that it does not know this job",
 	},
 	job.StoreUnreachable: {"etcd could not be read for ", "etcd could not be read"},
+	job.KubernetesSilent: {"the API server has not been heard for ", "the API server is not heard"},
 	job.NoSettler:        {"no aggregator has judged for ", "no aggregator judges"},
 }
 

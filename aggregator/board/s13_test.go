@@ -2,6 +2,7 @@ package board
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -80,7 +81,16 @@ func TestS13WantsTheLeadersSignOfLife(t *testing.T) {
 			Name: "aggregator-0", Since: "2026-01-02T15:00:00.000Z", Ticked: job.Stamp(at),
 		})}
 	}
-	const elected, first, second = "2026-01-02T15:00:00.000Z", "2026-01-02T15:00:01.000Z", "2026-01-02T15:00:11.000Z"
+	fresh := func(at string) etcd.Pair {
+		p := ticked(at)
+		leader, err := record.DecodeLeader(p.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leader.Fresh = true
+		p.Value = record.EncodeLeader(leader)
+		return p
+	}
 	pass := func(b *Board, d time.Duration) {
 		for range 6 {
 			time.Sleep(d / 6)
@@ -88,6 +98,14 @@ func TestS13WantsTheLeadersSignOfLife(t *testing.T) {
 			b.Apply(Leader, progressed(50))
 		}
 	}
+	// flap is one leader after another, each of which lives, and none for long enough to know who is silent.
+	flap := func(b *Board, times int) {
+		for i := range times {
+			b.Apply(Leader, changed(fresh(fmt.Sprintf("2026-01-02T15:01:%02d.000Z", i))))
+			pass(b, hold/2)
+		}
+	}
+	const elected, first, second = "2026-01-02T15:00:00.000Z", "2026-01-02T15:00:01.000Z", "2026-01-02T15:00:11.000Z"
 	for name, c := range map[string]struct {
 		happens func(b *Board)
 		want    string
@@ -127,6 +145,20 @@ func TestS13WantsTheLeadersSignOfLife(t *testing.T) {
 			b.Apply(Leader, listed(50, ticked(first)))
 			pass(b, hold*2/3)
 		}, "RUNNING Held NoSettler"},
+		"leaders change": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			flap(b, 2*credit-1)
+		}, "RUNNING Witnessed FlinkSaid"},
+		"leaders change for ever": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			flap(b, 2*credit+1)
+		}, "RUNNING Held NoSettler"},
+		"leaders change, and one stays": {func(b *Board) {
+			b.Apply(Leader, changed(ticked(first)))
+			flap(b, 2*credit-1)
+			b.Apply(Leader, changed(ticked(second)))
+			flap(b, 2*credit-1)
+		}, "RUNNING Witnessed FlinkSaid"},
 		"listed again, it is no newer": {func(b *Board) {
 			b.Apply(Leader, changed(ticked(first)))
 			pass(b, hold*3/4)

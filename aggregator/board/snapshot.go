@@ -5,6 +5,7 @@ import (
 
 	"github.com/tidwall/btree"
 
+	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/job"
 	"github.com/holdfast-dev/holdfast/record"
 )
@@ -19,6 +20,10 @@ type Snapshot struct {
 	jobs *btree.Map[string, *Job]
 	// changed is the revision at which the jobs last changed.
 	changed  int64
+	clusters *btree.Map[string, *Cluster]
+	// clustersChanged is the same for those.
+	clustersChanged int64
+
 	version  Version
 	position uint64
 	feeds    [numFeeds]FeedHealth
@@ -35,6 +40,8 @@ type Snapshot struct {
 	// heard is the leader's record that counted last as a sign of its life, and led when that came.
 	heard record.SiteLeader
 	led   time.Time
+	// judged is when one last came of a leader that had watched for long enough.
+	judged time.Time
 
 	// prefix is the JSON of every job up to its namespace, and lastSeen the proof of life of the verdicts' feed.
 	prefix, lastSeen string
@@ -52,6 +59,10 @@ type FeedHealth struct {
 	Proven time.Time
 	// Err says why the feed is not alive.
 	Err error
+
+	// at is up to where it is known; lists counts its lists, and changes what came with anything in it, lists among it.
+	at             etcd.Position
+	lists, changes uint64
 }
 
 // Changed is closed as soon as the board has a newer snapshot.
@@ -113,26 +124,34 @@ type Weakness struct {
 // Holds says whether there is a weakness.
 func (w Weakness) Holds() bool { return !w.Since.IsZero() }
 
-// proofs are the proofs of life that S13 wants, in the order in which their lack is reported: who is cut off from etcd
-// cannot say that nobody leads.
-func (s *Snapshot) proofs() [3]struct {
+// credit is for how many hold times leaders may follow one another of which none watches for long enough to know who is silent. A change of leader
+// takes less: the lease of the one before, a list, and a hold time.
+const credit = 4
+
+// proof is a proof of life, and for how long it is good.
+type proof struct {
 	reason job.Reason
 	at     time.Time
-} {
-	return [3]struct {
-		reason job.Reason
-		at     time.Time
-	}{
-		{job.StoreUnreachable, s.feeds[Verdicts].Proven},
-		{job.StoreUnreachable, s.feeds[Leader].Proven},
-		{job.NoSettler, s.led},
+	good   time.Duration
+}
+
+// proofs are the proofs of life that S13 wants of what a feed brings, in the order in which their lack is reported: who is cut off from etcd
+// cannot say that nobody leads.
+func (s *Snapshot) proofs(feed Feed) [3]proof {
+	settler, judged := proof{job.NoSettler, s.led, s.hold}, proof{job.NoSettler, s.judged, credit * s.hold}
+	if judged.at.Add(judged.good).Before(settler.at.Add(settler.good)) {
+		settler = judged
 	}
+	return [3]proof{{job.StoreUnreachable, s.feeds[feed].Proven, s.hold}, {job.StoreUnreachable, s.feeds[Leader].Proven, s.hold}, settler}
 }
 
 // Weaken gives the weakness that the passing of time has brought until now.
-func (s *Snapshot) Weaken(now time.Time) Weakness {
-	for _, p := range s.proofs() {
-		if now.Sub(p.at) <= s.hold {
+func (s *Snapshot) Weaken(now time.Time) Weakness { return s.weaken(now, Verdicts) }
+
+// weaken is Weaken for what a feed brings.
+func (s *Snapshot) weaken(now time.Time, feed Feed) Weakness {
+	for _, p := range s.proofs(feed) {
+		if now.Sub(p.at) <= p.good {
 			continue
 		}
 		if p.at.IsZero() {
@@ -146,9 +165,9 @@ func (s *Snapshot) Weaken(now time.Time) Weakness {
 // WeakensAt is the next moment after now at which Weaken gives something else, if the board hears nothing more; zero
 // if there is none.
 func (s *Snapshot) WeakensAt(now time.Time) (next time.Time) {
-	for _, p := range s.proofs() {
-		// A proof is good for the hold time, its last instant included.
-		end := p.at.Add(s.hold + 1)
+	for _, p := range s.proofs(Verdicts) {
+		// A proof is good for its time, the last instant included.
+		end := p.at.Add(p.good + 1)
 		if !p.at.IsZero() && end.After(now) && (next.IsZero() || end.Before(next)) {
 			next = end
 		}

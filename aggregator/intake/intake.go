@@ -30,10 +30,7 @@ const notedLimit = 1000
 
 // Prefix is what is followed for the source.
 func (in *Intake) Prefix() string {
-	if in.Source == settle.Agents {
-		return record.SitePrefix(in.Site) + "agents/"
-	}
-	return record.SitePrefix(in.Site) + "verdicts/"
+	return record.SitePrefix(in.Site) + in.Source.String() + "/"
 }
 
 // Events gives the events of one update, in order.
@@ -124,6 +121,16 @@ func (in *Intake) decode(pair etcd.Pair) settle.Input {
 			return settle.UnreadableVerdict{Key: place.Job}
 		}
 		return settle.Stored{Account: account, Revision: pair.ModRevision}
+	case record.Cluster:
+		if pair.Deleted {
+			return settle.Erased{Key: place.Job}
+		}
+		cluster, err := record.DecodeCluster(place.Job.ClusterKey(), pair.Value)
+		if err != nil {
+			in.unreadable(pair, err)
+			return settle.UnreadableVerdict{Key: place.Job}
+		}
+		return settle.StoredCluster{Cluster: cluster, Revision: pair.ModRevision}
 	}
 	in.note("foreign", pair, record.ErrForeign)
 	return nil

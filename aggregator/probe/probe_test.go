@@ -104,11 +104,25 @@ func TestLooks(t *testing.T) {
 	}
 	p.Stop(witness("a"))
 	jm.SetState(id, job.Running)
-	time.Sleep(200 * time.Millisecond)
+	// Whoever is asked meanwhile tells of it, and of what comes next: a poll later.
+	p.Ask(at(t, "b", jm))
+	h.await(t, "another tells that the job runs", func(told Told) bool {
+		if told.Agent == witness("a") && state(id, job.Running)(told) {
+			t.Error("told of after Stop")
+		}
+		return told.Agent == witness("b") && state(id, job.Running)(told)
+	})
+	jm.SetState(id, job.Failed)
+	h.await(t, "another tells that it failed", func(told Told) bool {
+		if told.Agent == witness("a") && (state(id, job.Running)(told) || state(id, job.Failed)(told)) {
+			t.Error("told of after Stop")
+		}
+		return told.Agent == witness("b") && state(id, job.Failed)(told)
+	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, told := range h.told {
-		if state(id, job.Running)(told) {
+		if told.Agent == witness("a") {
 			t.Error("told of after Stop")
 		}
 	}
@@ -124,7 +138,18 @@ func TestStrangerAtTheAddress(t *testing.T) {
 	jm.Restart() // another process, which knows none of the jobs
 	other := add(jm, "another's")
 	h.await(t, "who answers is not the one", func(t Told) bool { return t.Beat != nil && t.Beat.Reach != job.Fine })
-	time.Sleep(3 * time.Second) // longer than a denial takes
+	asked := func() (n int) {
+		for _, times := range jm.Requests() {
+			n += times
+		}
+		return n
+	}
+	// Often enough for a denial, which takes two rounds, and for telling of jobs.
+	for begin, enough := time.Now(), asked()+20; asked() < enough; time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > 30*time.Second {
+			t.Fatalf("the stranger is not asked any more: %v", jm.Requests())
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, told := range h.told {
