@@ -79,7 +79,7 @@ type options struct {
 	site, siteUID, name, listen string
 	etcd                        etcdFlags
 	kubernetes                  kubernetesFlags
-	leaderLease                 time.Duration
+	leaderLease, checkPeriod    time.Duration
 	patience                    settle.Config
 	log                         flags.Log
 }
@@ -97,6 +97,7 @@ func (o *options) add(cmd *cobra.Command) {
 	f.DurationVar(&o.patience.Lease, "lease", o.patience.Lease, "the time of the agents' leases: what their --lease is")
 	f.DurationVar(&o.patience.Grace, "grace", o.patience.Grace, "how long a negative fact must stand before it is concluded from")
 	f.DurationVar(&o.leaderLease, "leader-lease", 10*time.Second, "how long a dead leader is waited for")
+	f.DurationVar(&o.checkPeriod, "check-period", aggregator.DefaultCheckPeriod, "how often what is remembered is held against what lies in etcd; 0 never")
 	f.DurationVar(&o.patience.Retain, "retain", o.patience.Retain, "how long jobs that are over are kept")
 	o.log.Add(cmd)
 }
@@ -109,6 +110,9 @@ func (o *options) check() error {
 	}
 	if o.leaderLease < etcd.MinTTL {
 		wrong = append(wrong, errors.New("--leader-lease is shorter than 2s, the shortest that etcd grants"))
+	}
+	if o.checkPeriod != 0 && o.checkPeriod < aggregator.MinCheckPeriod {
+		wrong = append(wrong, fmt.Errorf("--check-period %s: give %s or more, or 0 for never", o.checkPeriod, aggregator.MinCheckPeriod))
 	}
 	wrong = append(wrong, o.patience.Validate(), o.etcd.check(), o.kubernetes.check())
 	return errors.Join(wrong...)
@@ -150,7 +154,7 @@ func (o *options) run(ctx context.Context, logs io.Writer, version string) error
 	defer client.Close()
 	settings := aggregator.Options{
 		Site: o.site, UID: o.siteUID, Name: o.name, Listen: o.listen, Etcd: client, Settle: o.patience,
-		LeaderLease: o.leaderLease, Version: version, Log: log,
+		LeaderLease: o.leaderLease, CheckPeriod: o.checkPeriod, Version: version, Log: log,
 	}
 	if o.kubernetes.watch {
 		if settings.Kubernetes, err = o.kubernetes.newAPIServer(o.kubernetes.namespaces); err != nil {

@@ -66,6 +66,8 @@ func TestWrongFlags(t *testing.T) {
 		{[]string{"--site-uid", "u", "--etcd-endpoints", "ftp://x:1"}, nil, []string{`--etcd-endpoints: etcd client: endpoint "ftp://x:1"`}},
 		{[]string{"--hold", "1s", "--etcd-key", "x"}, nil, []string{"--etcd-cert and --etcd-key go together", "the tick is not shorter than the hold time"}},
 		{[]string{"--site-uid", "u", "--leader-lease", "1s"}, nil, []string{"--leader-lease is shorter than 2s"}},
+		{[]string{"--site-uid", "u", "--check-period", "10ms"}, nil, []string{"--check-period 10ms: give 1s or more, or 0 for never"}},
+		{[]string{"--site-uid", "u", "--check-period", "-5m"}, nil, []string{"--check-period -5m0s: give 1s or more"}},
 		{[]string{"--site-uid", "u", "--retain", "0s"}, nil, []string{"the retain time is 0s"}},
 		{[]string{"--site-uid", "u", "--log-format", "xml"}, nil, []string{`--log-format "xml" does not exist`}},
 		{[]string{"--site-uid", "u"}, map[string]string{"HOLDFAST_LEADER_LEASE": "x"}, []string{`HOLDFAST_LEADER_LEASE="x" is not a duration`}},

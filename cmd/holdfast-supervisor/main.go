@@ -18,10 +18,14 @@ import (
 	"time"
 )
 
-const usage = `holdfast-supervisor PROGRAM [ARGUMENT...] runs a program, and starts it anew whenever it ends: after a second at first, and after up
-to a minute where it ends again and again. It is killed, and started anew, before it takes all the memory of the container.
+const usage = `Usage: holdfast-supervisor PROGRAM [ARGUMENT...]
 
-At SIGTERM the program gets a SIGTERM too, and when it has ended, the supervisor ends with code 0. Otherwise it never ends.
+Runs a program, and starts it anew whenever it ends: within a second at first, and later each time, up to a minute. A program that
+ran for five minutes begins anew with a second. One that takes more than three quarters of the container's memory is killed, and
+started anew as well.
+
+SIGTERM and SIGINT are passed on as SIGTERM; when the program has ended after that, the supervisor ends with code 0.
+Otherwise it never ends.
 `
 
 func main() {
@@ -29,11 +33,12 @@ func main() {
 	debug.SetGCPercent(20)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	if len(os.Args) < 2 || os.Args[1] == "--help" || os.Args[1] == "-h" {
-		fmt.Fprint(os.Stderr, usage)
-		if len(os.Args) < 2 {
-			os.Exit(2)
-		}
+	switch {
+	case len(os.Args) < 2 || os.Args[1] == "":
+		fmt.Fprint(os.Stderr, "holdfast-supervisor: no program is given\n\n"+usage)
+		os.Exit(2)
+	case os.Args[1] == "--help" || os.Args[1] == "-h":
+		fmt.Print(usage)
 		return
 	}
 	s := supervisor{

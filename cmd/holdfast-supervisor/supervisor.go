@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -16,7 +17,7 @@ import (
 type supervisor struct {
 	command []string
 	backoff backoff
-	look    time.Duration // between two looks at the program's memory
+	look    time.Duration // between two looks at the memory of a program that takes little; see next
 	limit   uint64        // the container's, in bytes; 0 if there is none
 	log     *slog.Logger
 }
@@ -33,7 +34,7 @@ func (s *supervisor) run(ctx context.Context) {
 			return
 		}
 		pause := s.backoff.after(time.Since(begin))
-		s.log.Error("the program ended, and is started anew", "program", s.command[0], "how", err, "in", pause.Round(100*time.Millisecond))
+		s.log.Error("the program ended, and is started anew", "program", s.command[0], "error", err, "in", pause.Round(100*time.Millisecond))
 		sleep(ctx, pause)
 	}
 }
@@ -64,15 +65,11 @@ func (s *supervisor) once(ctx context.Context) error {
 	return err
 }
 
-const errEnded = constant("by itself, with code 0")
-
-type constant string
-
-func (c constant) Error() string { return string(c) }
+var errEnded = errors.New("it ended by itself, with code 0")
 
 // watch passes the end on to the program, and kills it when it takes too much memory. The error says so.
 func (s *supervisor) watch(ctx context.Context, program *os.Process, ended <-chan struct{}) (err error) {
-	looks := time.NewTicker(s.look)
+	looks := time.NewTimer(s.look)
 	defer looks.Stop()
 	end := ctx.Done()
 	for {
@@ -89,13 +86,26 @@ func (s *supervisor) watch(ctx context.Context, program *os.Process, ended <-cha
 				err = fmt.Errorf("killed: it took %d KiB, and the container may take %d KiB", taken>>10, s.limit>>10)
 				_ = program.Kill()
 			}
+			looks.Reset(s.next(taken))
 		}
 	}
 }
 
-// most is what the program may take. At the limit itself the kernel would kill a process, and with cgroups of version 2 all of
-// the container. What remains is for the supervisor and the kernel's own needs.
+// most is what the program may take. At the limit itself the kernel kills: with cgroups of version 1 the process that takes the most,
+// with version 2 everything in the container, the supervisor too, since the kubelet sets memory.oom.group (from Kubernetes 1.28 on).
+// What remains is for the supervisor and the kernel's own needs.
 func (s *supervisor) most() uint64 { return s.limit / 4 * 3 }
+
+// next is how long to wait until the next look at a program that takes so much: the less it may still take, the sooner. So growth of no
+// more than most in the time of one look, 48 MiB a second where the limit is 64 MiB, is seen before the kernel kills.
+func (s *supervisor) next(taken uint64) time.Duration {
+	most := s.most()
+	if most == 0 {
+		return s.look
+	}
+	room := most - min(taken, most)
+	return max(time.Duration(float64(s.look)*float64(room)/float64(most)), s.look/20)
+}
 
 // backoff is how long to wait before the program is started anew: twice as long each time, and as at first after it ran for long
 // enough.

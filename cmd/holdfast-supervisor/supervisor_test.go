@@ -57,6 +57,13 @@ func agent(file, what string) {
 			time.Sleep(20 * time.Millisecond)
 		}
 		note(fmt.Sprint("grew to ", len(all)))
+	case "creeps": // by 100 MiB a second; memory that is not Go's, so that the race detector has no part in it
+		for range 64 {
+			if _, err := syscall.Mmap(-1, 0, 4<<20, syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_POPULATE); err != nil {
+				note(err.Error())
+			}
+			time.Sleep(40 * time.Millisecond)
+		}
 	}
 	<-terminated
 	note("said goodbye")
@@ -181,6 +188,9 @@ func TestProgramThatTakesTooMuch(t *testing.T) {
 	if !strings.Contains(r.log.String(), "killed: it took") || !strings.Contains(r.log.String(), "the container may take 131072 KiB") {
 		t.Errorf("the log is %s", &r.log)
 	}
+	if !strings.Contains(r.log.String(), "level=ERROR") || !strings.Contains(r.log.String(), `error="killed: it took`) {
+		t.Errorf("the log is %s", &r.log)
+	}
 	free := supervise(t, "grows", nil) // no limit
 	if notes := free.await(2); strings.TrimSpace(notes[0]) != fmt.Sprint("pid ", pid(t, notes[0])) || notes[1] != "grew to 64" {
 		t.Errorf("without a limit the notes are %q", notes)
@@ -248,6 +258,76 @@ func TestBackoff(t *testing.T) {
 	between(time.Second, 2*time.Second, 0)
 }
 
+// However fast a program grows, up to all it may take in the time between two looks at a small one, it is seen before the kernel kills.
+func TestGrowthIsSeenBeforeTheLimit(t *testing.T) {
+	s := &supervisor{look: time.Second, limit: 64 << 20}
+	for _, at := range []uint64{0, 1 << 20, 7 << 20, 20 << 20, 40 << 20, 47 << 20} {
+		for rate := 64 << 10; rate <= int(s.most()); rate += 64 << 10 { // bytes a second
+			taken := at
+			for taken <= s.most() {
+				wait := s.next(taken)
+				if wait < s.look/20 {
+					t.Fatalf("at %d KiB the next look is in %s: looking is all it does", taken>>10, wait)
+				}
+				taken += uint64(float64(rate) * wait.Seconds())
+			}
+			if taken >= s.limit {
+				t.Fatalf("from %d KiB on, growth of %d KiB a second is seen at %d KiB", at>>10, rate>>10, taken>>10)
+			}
+		}
+	}
+	// Looking costs little: seldom while there is room, and never without a pause.
+	for taken, want := range map[uint64]time.Duration{
+		0: time.Second, 12 << 20: 750 * time.Millisecond, 24 << 20: 500 * time.Millisecond, 36 << 20: 250 * time.Millisecond,
+		48 << 20: 50 * time.Millisecond, 1 << 40: 50 * time.Millisecond,
+	} {
+		if got := s.next(taken); got != want {
+			t.Errorf("at %d KiB the next look is in %s, want %s", taken>>10, got, want)
+		}
+	}
+	if got := (&supervisor{look: time.Second}).next(1 << 40); got != time.Second {
+		t.Errorf("without a limit the next look is in %s", got)
+	}
+}
+
+// So it is with a real program: looks at the pace of the first one would see it at 120 MiB, and then beyond the container's 192 MiB.
+func TestProgramThatCreepsIsKilledInTime(t *testing.T) {
+	r := supervise(t, "creeps", func(s *supervisor) { s.limit, s.look = 192<<20, 1200*time.Millisecond })
+	r.await(2) // the second is another life's
+	_, text, killed := strings.Cut(r.log.String(), "killed: it took ")
+	var kib int
+	if _, err := fmt.Sscanf(text, "%d KiB", &kib); err != nil || !killed {
+		t.Fatalf("the log is %s", &r.log)
+	}
+	if kib <= 144<<10 || kib >= 192<<10 {
+		t.Errorf("killed when it had %d KiB, want more than three quarters of the container's %d KiB, and less than all", kib, 192<<10)
+	}
+}
+
+// Who calls it wrongly is told how; who asks is answered.
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		args                []string
+		code                int
+		printed, complained string
+	}{
+		{nil, 2, "", "no program is given\n\nUsage: holdfast-supervisor PROGRAM"},
+		{[]string{""}, 2, "", "no program is given\n\nUsage: holdfast-supervisor PROGRAM"},
+		{[]string{"--help"}, 0, "Usage: holdfast-supervisor PROGRAM", ""},
+		{[]string{"-h", "x"}, 0, "Usage: holdfast-supervisor PROGRAM", ""},
+	} {
+		var out, errs bytes.Buffer
+		cmd := exec.Command(os.Args[0], c.args...)
+		cmd.Env, cmd.Stdout, cmd.Stderr = append(os.Environ(), "SUPERVISOR_TEST=supervisor"), &out, &errs
+		_ = cmd.Run() // its code says it
+		if cmd.ProcessState.ExitCode() != c.code ||
+			!strings.Contains(out.String(), c.printed) || !strings.Contains(errs.String(), c.complained) ||
+			(c.printed == "") != (out.Len() == 0) || (c.complained == "") != (errs.Len() == 0) {
+			t.Errorf("%q: code %d, printed %q, complained %q", c.args, cmd.ProcessState.ExitCode(), out.String(), errs.String())
+		}
+	}
+}
+
 func TestMemoryLimit(t *testing.T) {
 	for _, c := range []struct {
 		file, text string
@@ -258,6 +338,9 @@ func TestMemoryLimit(t *testing.T) {
 		{"memory.max", "much\n", 0},
 		{"memory.max", "", 0},
 		{"memory.max", "-1\n", 0},
+		{"memory.max", "0\n", 0}, // all is forbidden, and the kernel has killed already
+		{"memory.max", "18446744073709551615\n", 0},
+		{"memory.max", "99999999999999999999\n", 0},
 		{"memory/memory.limit_in_bytes", "67108864\n", 64 << 20},
 		{"memory/memory.limit_in_bytes", "9223372036854771712\n", 0},
 		{"nothing", "1", 0},

@@ -44,6 +44,7 @@ SINCE is how long the job has been in its state, SEEN how long ago somebody last
 	}
 	a.add(cmd)
 	f.add(cmd)
+	cmd.AddCommand(p.getClustersCommand())
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show changes as they come, like 'holdfast watch'")
 	return cmd
 }

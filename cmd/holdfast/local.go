@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/holdfast-dev/holdfast/aggregator"
 	"github.com/holdfast-dev/holdfast/cmd/internal/client"
 	"github.com/holdfast-dev/holdfast/cmd/internal/flags"
 	"github.com/holdfast-dev/holdfast/cmd/internal/local"
@@ -64,6 +65,7 @@ knew.`,
 	f.DurationVar(&o.Lease, "lease", 20*time.Second, "how long an agent may be silent before that shows")
 	f.DurationVar(&o.Poll, "poll", time.Second, "how often a JobManager is asked")
 	f.DurationVar(&o.Grace, "grace", 0, "how long a negative fact must stand before it is concluded from (default: as --hold)")
+	f.DurationVar(&o.CheckPeriod, "check-period", aggregator.DefaultCheckPeriod, "how often what is remembered is held against what lies in etcd; 0 never")
 	log.Add(cmd)
 	return cmd
 }
@@ -78,7 +80,7 @@ func (p *program) stateFolder() (string, error) {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("this user has no home folder for the data: give a folder with --data")
+		return "", errors.New("this user has no home folder for the data: give a folder with --data")
 	}
 	return filepath.Join(home, ".local", "state", "holdfast", "local"), nil
 }

@@ -172,8 +172,10 @@ func TestLocalEndsAtOnceAtTheSecondSignal(t *testing.T) {
 	}
 	p.ask(t, "of 1 beat", "status") // by then it has accepted the connection before
 	p.signal(t, os.Interrupt)
-	for !strings.Contains(p.said(), "msg=stopping") {
-		time.Sleep(time.Millisecond)
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(p.said(), "msg=stopping"); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not stop; the log:\n%s", p.said())
+		}
 	}
 	began := time.Now()
 	again := time.NewTicker(20 * time.Millisecond) // the first one may still be at work

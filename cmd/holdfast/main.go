@@ -21,7 +21,7 @@ import (
 // version is set by the linker.
 var version string
 
-// exitNoJob is the exit code for a job that is not there.
+// exitNoJob is the exit code for a job, or a cluster, that is not there.
 const exitNoJob = 3
 
 // program is what the commands have from their surroundings.
@@ -55,7 +55,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 	}
 	io.WriteString(p.err, flags.Complain(cmd, err))
 	var problem *client.Problem
-	if errors.Is(err, errNoJob) || errors.As(err, &problem) && problem.NotFound() {
+	if errors.Is(err, errNoJob) || errors.Is(err, errNoCluster) || errors.As(err, &problem) && problem.NotFound() {
 		return exitNoJob
 	}
 	return flags.ExitCode(err)
@@ -70,7 +70,7 @@ func (p *program) root() *cobra.Command {
 Run "holdfast local --flink http://localhost:8081" beside a Flink, and ask in another terminal. Every flag can be
 given as a variable too, whose name stands in brackets; the flag wins.
 
-Exit codes: 0 fine, 1 error, 2 wrong command line, 3 no such job.`,
+Exit codes: 0 fine, 1 error, 2 wrong command line, 3 no such job or cluster.`,
 		Example: `  holdfast local --flink orders=http://localhost:8081
   holdfast get
   holdfast why orders`,

@@ -197,7 +197,7 @@ func (s *supposed) explain(pod foundPod, entries []webhook.NamedSelector, beside
 		// What the pod itself says tells more than that nobody selects it: that it opts out, that it is a TaskManager's.
 		e.decision = webhook.Decision{
 			Reason: reason, Message: message, Warnings: e.decision.Warnings,
-			Archive: webhook.ArchiveDecision{Reason: webhook.ArchiveNotInjected, Message: "the pod gets no agent that would read the archive"},
+			Archive: webhook.ArchiveDecision{Reason: webhook.ArchiveNotInjected, Message: "the pod gets no agent"},
 		}
 	}
 	if e.after, err = webhook.Apply(pod.raw, e.decision.Patch); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -18,6 +19,8 @@ func (p *program) whyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "why JOB",
 		Short: "Explain what is said of a job: how it is known, by whom, and what would change it",
+		Long: `Explain what is said of a job: how it is known, by whom, and what would change it. Where a cluster of that name has no job, as when
+main() throws, it is the cluster that is explained.`,
 		Example: `  holdfast why orders
   holdfast why a1b2c3d4`,
 		Args:              oneJob,
@@ -31,6 +34,11 @@ func (p *program) whyCommand() *cobra.Command {
 			ctx, cancel := a.bound(cmd.Context())
 			defer cancel()
 			found, frozen, err := p.seek(ctx, c, args[0], &f)
+			if errors.Is(err, errNoJob) {
+				if is, why := p.whyCluster(ctx, c, &a, &f, args[0]); is {
+					return why
+				}
+			}
 			if err != nil {
 				return err
 			}
@@ -198,8 +206,9 @@ var flinkSaidOf = map[string]string{
 // waitsFor says what would change a verdict, by its reason.
 var waitsFor = map[string]string{
 	"AgentSilent": "The agent beating again: what Flink tells it then counts at once. Silence alone changes nothing, however long it lasts.",
-	"AgentLeft":   "An agent coming back to the job's cluster, with what Flink tells it. Until then this stays, however long that takes.",
-	"AgentStale":  "The agent asking Flink about this job: it has started anew, and has not told the answer yet.",
+	"AgentLeft": "An agent coming back to the job's cluster, with what Flink tells it. Until then this stays, unless Kubernetes tells more: that no " +
+		"JobManager runs, or only one that has high availability off and does not know the job.",
+	"AgentStale": "The agent asking Flink about this job: it has started anew, and has not told the answer yet.",
 	"JobManagerUnreachable": "The JobManager answering the agent beside it again. A JobManager that does not answer says nothing about its jobs; " +
 		"look at its process, or its pod.",
 	"JobUnanswered": "The JobManager answering about this job again. It leaves jobs out of its list whose JobMaster is slow.",
@@ -212,5 +221,6 @@ var waitsFor = map[string]string{
 		"and no high-availability record names it.",
 	"ContainerExited":  "Proof of how it ended: Flink's archive, or an agent's last words. Or a new attempt of the job.",
 	"StoreUnreachable": "The server reaching etcd, and reading this job's record, again. 'holdfast status' shows which source is sick.",
+	"KubernetesSilent": "The API server telling of the cluster's pods again. 'holdfast status' shows whether it does.",
 	"NoSettler":        "An aggregator leading again, and judging: one that does not hear etcd, or cannot write there, does not count. 'holdfast status' shows more.",
 }

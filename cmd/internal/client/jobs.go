@@ -82,14 +82,17 @@ type Frozen struct {
 }
 
 // JobList is a list of jobs, all pages together.
-type JobList struct {
-	Items   []Job   `json:"items"`
+type JobList = list[Job]
+
+// list is all pages together.
+type list[T any] struct {
+	Items   []T     `json:"items"`
 	Version string  `json:"version"`
 	Frozen  *Frozen `json:"frozen"`
 }
 
-type jobPage struct {
-	JobList
+type page[T any] struct {
+	list[T]
 	Continue string `json:"continue"`
 }
 
@@ -98,26 +101,31 @@ const pageSize = 5000
 
 // Jobs lists the jobs that pass a filter, which has the API's own parameters. The version is the one to watch from.
 func (c *Client) Jobs(ctx context.Context, filter url.Values) (JobList, error) {
-	list := JobList{Items: []Job{}}
+	return all[Job](ctx, c, "/api/v1/jobs", filter)
+}
+
+// all gets all pages of a list.
+func all[T any](ctx context.Context, c *Client, path string, filter url.Values) (list[T], error) {
+	out := list[T]{Items: []T{}}
 	query := copied(filter)
 	query.Set("limit", strconv.Itoa(pageSize))
 	for first := true; ; first = false {
-		var page jobPage
-		if err := c.get(ctx, "/api/v1/jobs", query, &page); err != nil {
-			return JobList{}, err
+		var next page[T]
+		if err := c.get(ctx, path, query, &next); err != nil {
+			return list[T]{}, err
 		}
 		if first {
-			list.Version = page.Version
+			out.Version = next.Version
 		}
-		list.Items = append(list.Items, page.Items...)
-		list.Frozen = page.Frozen
-		if page.Continue == "" {
-			return list, nil
+		out.Items = append(out.Items, next.Items...)
+		out.Frozen = next.Frozen
+		if next.Continue == "" {
+			return out, nil
 		}
-		if page.Continue == query.Get("continue") {
-			return JobList{}, fmt.Errorf("%s gives the same page of jobs again and again: upgrade it", c.base)
+		if next.Continue == query.Get("continue") {
+			return list[T]{}, fmt.Errorf("%s gives the same page of %s again and again: upgrade it", c.base, path)
 		}
-		query.Set("continue", page.Continue)
+		query.Set("continue", next.Continue)
 	}
 }
 

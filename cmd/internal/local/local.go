@@ -48,8 +48,10 @@ type Options struct {
 	// Hold is how long a verdict stays Witnessed after its last proof, Grace how long a negative fact must stand, Lease the
 	// time of the agents' leases, and Poll the time between two looks at a JobManager.
 	Hold, Grace, Lease, Poll time.Duration
-	Version                  string
-	Log                      *slog.Logger
+	// CheckPeriod is how often what is remembered is held against what lies in etcd; 0 is never.
+	CheckPeriod time.Duration
+	Version     string
+	Log         *slog.Logger
 }
 
 // Local is a Holdfast whose address is open and whose etcd runs.
@@ -111,7 +113,7 @@ func (l *Local) open(ctx context.Context, o Options) (err error) {
 	patience.Tick = min(patience.Tick, o.Hold/4)
 	l.aggregator, err = aggregator.New(aggregator.Options{
 		Site: Site, UID: l.folder.UID, Listen: o.Listen, Etcd: l.client, Settle: patience, LeaderLease: leaderLease,
-		Version: o.Version, Log: o.Log,
+		CheckPeriod: o.CheckPeriod, Version: o.Version, Log: o.Log,
 	})
 	return err
 }
@@ -275,6 +277,9 @@ func (o *Options) Check() error {
 			o.Hold, o.Poll)
 	case o.Grace <= 0:
 		complain("--grace %s: give a time of more than 0", o.Grace)
+	}
+	if o.CheckPeriod != 0 && o.CheckPeriod < aggregator.MinCheckPeriod {
+		complain("--check-period %s: give %s or more, or 0 for never", o.CheckPeriod, aggregator.MinCheckPeriod)
 	}
 	return errors.Join(wrong...)
 }

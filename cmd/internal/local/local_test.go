@@ -119,6 +119,16 @@ func (r *running) sees(what, cluster, id string, is func(api.Job) bool) api.Job 
 	return j
 }
 
+// until waits until something is so.
+func (r *running) until(what string, is func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(patience); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("never came: %s; the log:\n%s", what, r.log.String())
+		}
+	}
+}
+
 func (r *running) history(cluster, id string) []api.Transition {
 	r.t.Helper()
 	var list api.TransitionList
@@ -255,9 +265,7 @@ func TestLocalEndsWithItsStore(t *testing.T) {
 	jm := flinktest.New(t)
 	defer jm.Close()
 	r := start(t, quick(t.TempDir(), map[string]*flinktest.JobManager{"orders": jm}))
-	for !strings.Contains(r.log.String(), "leading") {
-		time.Sleep(10 * time.Millisecond)
-	}
+	r.until("it leads", func() bool { return strings.Contains(r.log.String(), "leading") })
 	r.l.store.Close()
 	select {
 	case err := <-r.done:
@@ -277,18 +285,19 @@ func TestLocalIsQuiet(t *testing.T) {
 	away.Behave("", flinktest.Refuse)
 	r := start(t, quick(t.TempDir(), map[string]*flinktest.JobManager{"orders": jm, "away": away}))
 	r.sees("the job runs", "orders", id, so(job.Running, job.Witnessed))
-	// Each JobManager has been asked dozens of times by then.
-	for asked := 0; asked < 40; time.Sleep(100 * time.Millisecond) {
-		asked = jm.Requests()["/jobs/overview"]
-	}
+	// By then all is said that there is to say of the one that cannot be reached, and each has been asked dozens of times.
+	r.until("it says so of the one that is away", func() bool {
+		return strings.Contains(r.log.String(), "cluster=default/away condition=Unknown")
+	})
+	asked := func() int { return jm.Requests()["/jobs/overview"] }
+	r.until("40 questions", func() bool { return asked() >= 40 })
 	early := r.log.String()
-	for more := jm.Requests()["/jobs/overview"] + 40; jm.Requests()["/jobs/overview"] < more; {
-		time.Sleep(100 * time.Millisecond)
-	}
+	more := asked() + 40
+	r.until("40 more", func() bool { return asked() >= more })
 	if late := strings.TrimPrefix(r.log.String(), early); late != "" {
 		t.Errorf("an idle run logs:\n%s", late)
 	}
-	if lines := strings.Count(early, "\n"); lines > 15 {
+	if lines := strings.Count(early, "\n"); lines > 17 {
 		t.Errorf("the start logs %d lines:\n%s", lines, early)
 	}
 	r.end()

@@ -57,6 +57,7 @@ func TestCheck(t *testing.T) {
 		{"lease shorter than two polls", func(o *Options) { o.Poll = 11 * time.Second }, []string{"--lease 20s is shorter than two polls of 11s"}},
 		{"a lease that etcd does not grant", func(o *Options) { o.Lease = time.Second }, []string{"--lease 1s: give 2s to 1h"}},
 		{"no poll", func(o *Options) { o.Poll = 0 }, []string{"--poll 0s: give 100ms to 1h"}},
+		{"a negative check period", func(o *Options) { o.CheckPeriod = -time.Second }, []string{"--check-period -1s: give 1s or more, or 0 for never"}},
 		{"no grace", func(o *Options) { o.Grace = -time.Second }, []string{"--grace -1s: give a time of more than 0"}},
 		{"no port", func(o *Options) { o.Listen = "localhost" }, []string{`--listen "localhost": give a host and a port, such as 127.0.0.1:7070`}},
 		{"a port that is none", func(o *Options) { o.Listen = "localhost:70700" }, []string{"the port must be a number from 0"}},
