@@ -346,6 +346,30 @@ func roles(all []object) []role {
 	return some
 }
 
+// ConfigMaps are read by those who have something to look for in them: the aggregator, and the webhook where it gives
+// Flink archive folders.
+func TestWhoMayReadConfigMaps(t *testing.T) {
+	for values, want := range map[string][]string{
+		"":                                nil,
+		"endings: {archive: auto}":        nil,
+		"endings: {readConfigMaps: true}": {"/holdfast-aggregator"},
+		"endings: {archive: auto, readConfigMaps: true}": {"/holdfast-aggregator", "/holdfast-webhook"},
+	} {
+		var may []string
+		for _, r := range roles(render(t, values)) {
+			for _, rule := range r.rules {
+				if slices.Contains(rule.Resources, "configmaps") && len(rule.ResourceNames) == 0 {
+					may = append(may, r.String())
+				}
+			}
+		}
+		slices.Sort(may)
+		if diff := cmp.Diff(want, may); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", values, diff)
+		}
+	}
+}
+
 func checkRule(t *testing.T, c combination, r role, rule rbacv1.PolicyRule, all []object) {
 	t.Helper()
 	for _, verb := range rule.Verbs {
@@ -367,7 +391,7 @@ func checkRule(t *testing.T, c combination, r role, rule rbacv1.PolicyRule, all 
 				named[*corev1.Secret](t, all, name)
 			}
 		case "configmaps":
-			reads := strings.HasSuffix(c.chose["rbac"], "ConfigMaps") && strings.HasSuffix(r.name, "-webhook")
+			reads := strings.HasSuffix(c.chose["rbac"], "ConfigMaps") && watches(r)
 			if len(rule.ResourceNames) == 0 && (!reads || !slices.Equal(rule.Verbs, []string{"get"})) {
 				t.Errorf("%s may %v any ConfigMap", r, rule.Verbs)
 			}
@@ -375,8 +399,12 @@ func checkRule(t *testing.T, c combination, r role, rule rbacv1.PolicyRule, all 
 				named[*corev1.ConfigMap](t, all, name)
 			}
 		case "pods":
-			if !strings.HasSuffix(r.name, "-webhook") {
+			if !watches(r) {
 				t.Errorf("%s may see pods", r)
+			}
+		case "deployments", "replicasets", "statefulsets", "jobs", "flinkdeployments":
+			if !strings.HasSuffix(r.name, "-aggregator") || !slices.Equal(rule.Verbs, []string{"get"}) {
+				t.Errorf("%s may %v %s", r, rule.Verbs, resource)
 			}
 		case "limitranges", "resourcequotas":
 			if !strings.HasSuffix(r.name, "-webhook") || !slices.Equal(rule.Verbs, []string{"list", "watch"}) {
@@ -403,6 +431,11 @@ func checkRule(t *testing.T, c combination, r role, rule rbacv1.PolicyRule, all 
 			t.Errorf("rbac.scope is namespaces, and %s may %v %s everywhere", r, rule.Verbs, resource)
 		}
 	}
+}
+
+// watches says whether a role is that of somebody who looks at JobManagers.
+func watches(r role) bool {
+	return strings.HasSuffix(r.name, "-webhook") || strings.HasSuffix(r.name, "-aggregator")
 }
 
 func checkBinding(t *testing.T, all []object, home string, ref rbacv1.RoleRef, subjects []rbacv1.Subject) {

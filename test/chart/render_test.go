@@ -222,9 +222,9 @@ var parts = map[string][]choice{
 	},
 	"rbac": {
 		{"cluster", ""},
-		{"cluster, ConfigMaps", "endings: {readConfigMaps: true}"},
+		{"cluster, ConfigMaps", "endings: {archive: auto, readConfigMaps: true}"},
 		{"namespaces", "rbac: {scope: namespaces, namespaces: [team-a, '123']}"},
-		{"namespaces, ConfigMaps", "rbac: {scope: namespaces, namespaces: [team-a]}\nendings: {readConfigMaps: true}"},
+		{"namespaces, ConfigMaps", "rbac: {scope: namespaces, namespaces: [team-a]}\nendings: {archive: auto, readConfigMaps: true}"},
 		{"none", "rbac: {create: false}"},
 	},
 	"network": {

@@ -2,7 +2,9 @@ package chart
 
 import (
 	"encoding/json"
+	"io"
 	"io/fs"
+	"log"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -67,6 +69,7 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		{"etcd: {mode: external, endpoints: [etcd:2379]}", "/etcd/endpoints/0': 'etcd:2379' does not match pattern"},
 		{"etcd: {mode: external, endpoints: ['https://a:2379'], tls: {ca: /etc/ca.crt}}", "/etcd/tls/ca': '/etc/ca.crt' does not match pattern"},
 		{"etcd: {mode: external, endpoints: ['https://a:2379'], tls: {ca: '-----BEGIN CERTIFICATE-----', caSecret: b}}", "/etcd/tls/caSecret': value must be ''"},
+		{"etcd: {tls: {caKey: 'ca.crt\"'}}", "/etcd/tls/caKey': 'ca.crt\"' does not match pattern"},
 		{"etcd: {quota: 2GB}", "/etcd/quota': '2GB' does not match pattern"},
 		{"etcd: {persistence: false}", "/etcd/persistence': got boolean, want object"},
 		{"etcd: {persistence: {accessModes: ReadWriteOnce}}", "/etcd/persistence/accessModes': got string, want array"},
@@ -83,6 +86,51 @@ func TestWrongValuesAreRefused(t *testing.T) {
 	}
 	if _, err := texts(c, "global: {anything: 1}"); err != nil {
 		t.Errorf("global, which Helm gives to the charts that another is made of: %v", err)
+	}
+}
+
+// quantity is what Kubernetes takes as a number, too.
+var quantity = regexp.MustCompile(`^[0-9]+(m|[KMGT]i)$`)
+
+// No value is taken in a type that is not its own, and the message names it.
+func TestEveryValueHasItsType(t *testing.T) {
+	c := load(t)
+	var root yamlv3.Node
+	if err := yamlv3.Unmarshal(defaults(t), &root); err != nil {
+		t.Fatal(err)
+	}
+	log.SetOutput(io.Discard) // Helm warns of each
+	defer log.SetOutput(os.Stderr)
+	tried := 0
+	var walk func(path []string, node *yamlv3.Node)
+	walk = func(path []string, node *yamlv3.Node) {
+		if node.Kind == yamlv3.MappingNode {
+			for i := 0; i < len(node.Content); i += 2 {
+				walk(append(slices.Clone(path), node.Content[i].Value), node.Content[i+1])
+			}
+		}
+		if len(path) == 0 {
+			return
+		}
+		for tag, wrong := range map[string]string{"!!map": "{wrong: 1}", "!!seq": "[wrong]", "!!str": "'1'", "!!int": "1", "!!bool": "true"} {
+			if tag == node.Tag || tag == "!!int" && quantity.MatchString(node.Value) {
+				continue
+			}
+			tried++
+			values, want := wrong, ""
+			for _, key := range slices.Backward(path) {
+				values, want = "{"+key+": "+values+"}", "/"+strings.ReplaceAll(key, "/", "~1")+want
+			}
+			if _, err := complete(c, values); err == nil {
+				t.Errorf("%s is taken", values)
+			} else if !strings.Contains(err.Error(), want+"'") {
+				t.Errorf("%s: no %q in\n%v", values, want, err)
+			}
+		}
+	}
+	walk(nil, root.Content[0])
+	if tried < 400 {
+		t.Errorf("only %d tried", tried)
 	}
 }
 
