@@ -67,13 +67,11 @@ func (v *view) archive() (ArchiveDecision, edit) {
 		return no(ArchiveSession, "a session cluster outlives its jobs, and can be asked how they ended")
 	}
 	if where := v.setByUser(); where != "" {
-		return no(ArchiveUserSet, fmt.Sprintf("%s sets %s already, and that is never overridden; the agent reads that folder where it can see it",
-			where, archiveKey))
+		return no(ArchiveUserSet, fmt.Sprintf("%s sets %s already, and that is never overridden", where, archiveKey))
 	}
 	change, form := v.archiveEdit()
 	if !form {
-		return no(ArchiveCommandUnknown, "the JobManager is not started in a way that an option can safely be added to; set "+archiveKey+
-			" in Flink's own configuration to have endings witnessed")
+		return no(ArchiveCommandUnknown, "the JobManager is not started in a way that an option can safely be added to")
 	}
 	if taken := v.archiveTaken(); taken != "" {
 		return no(ArchiveNameTaken, taken)
@@ -84,14 +82,14 @@ func (v *view) archive() (ArchiveDecision, edit) {
 	switch {
 	case v.role.native():
 		return yes(ArchiveDecidedInPod, "when it starts, the container looks whether Flink's configuration sets "+archiveKey+
-			"; only where it does not, Flink writes its archive for the agent")
+			"; only where it does not, Flink writes its archive into the pod's own folder")
 	case wish == wishInject:
 		return yes(ArchiveAskedFor, "the annotation "+AnnotationArchive+" asks for it")
 	case v.configKnown():
 		return yes(ArchiveNotConfigured, "Flink's configuration does not set "+archiveKey)
 	}
 	return no(ArchiveConfigUnknown, "Flink's configuration may set "+archiveKey+" and could not be read here; if it does not, the annotation "+
-		AnnotationArchive+": inject has endings witnessed")
+		AnnotationArchive+": inject adds the folder")
 }
 
 // setByUser says where the pod sets an archive folder of its own, or may; "" if nowhere that can be seen.

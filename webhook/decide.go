@@ -110,7 +110,7 @@ func look(s Settings, r Request) (*view, Decision) {
 func leave(reason Reason, message string) Decision {
 	return Decision{
 		Reason: reason, Message: message,
-		Archive: ArchiveDecision{Reason: ArchiveNotInjected, Message: "the pod gets no agent that would read the archive"},
+		Archive: ArchiveDecision{Reason: ArchiveNotInjected, Message: "the pod gets no agent"},
 	}
 }
 

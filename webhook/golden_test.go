@@ -34,6 +34,7 @@ type given struct {
 	NativeSidecars *bool
 	ReadConfigMaps bool
 	FlinkConfig    map[string]string
+	EtcdCA         string
 }
 
 // Each file of testdata/pods is a pod as the API server sends it; beside it stands what becomes of it.
@@ -49,6 +50,7 @@ func TestPods(t *testing.T) {
 			patched := checkDecision(t, s, request, d)
 			if d.Inject {
 				checkPod(t, request, patched)
+				checkAuthorities(t, s, patched)
 			}
 
 			golden := strings.TrimSuffix(file, ".yaml") + ".golden"
@@ -88,7 +90,10 @@ func readCase(t testing.TB, file string) (Settings, Request) {
 	if before.Given.NativeSidecars != nil {
 		s.NativeSidecars = *before.Given.NativeSidecars
 	}
-	s.ReadConfigMaps = before.Given.ReadConfigMaps
+	s.ReadConfigMaps, s.EtcdCA = before.Given.ReadConfigMaps, before.Given.EtcdCA
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
 	raw, err := yaml.YAMLToJSONStrict(pod)
 	if err != nil {
 		t.Fatal(err)
@@ -165,6 +170,26 @@ func checkPod(t testing.TB, r Request, patched json.RawMessage) {
 		t.Error("the pod is of another class of service with the agent")
 	}
 	checkSecurity(t, &pod)
+}
+
+// checkAuthorities holds that an agent gets the very bytes that its installation has of etcd's certificates.
+func checkAuthorities(t testing.TB, s Settings, patched json.RawMessage) {
+	t.Helper()
+	var pod corev1.Pod
+	if err := json.Unmarshal(patched, &pod); err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	each(&pod.Spec, func(c *corev1.Container) {
+		for _, variable := range c.Env {
+			if c.Name == ContainerName && variable.Name == "HOLDFAST_ETCD_CA_PEM" {
+				got = variable.Value
+			}
+		}
+	})
+	if got != s.EtcdCA {
+		t.Errorf("the agent gets other certificates than the installation has (-want +got):\n%s", cmp.Diff(s.EtcdCA, got))
+	}
 }
 
 // checkSecurity asks Kubernetes' own Pod Security Admission of a pod in which the agent is all there is: it adds nothing that the

@@ -68,3 +68,16 @@ func TestIdentifyNoJobManager(t *testing.T) {
 		}
 	}
 }
+
+// What stands in an agent's container may have been written by anybody: what no agent could have been told does not count.
+func TestIdentifyOfNonsense(t *testing.T) {
+	for _, text := range []string{"", "0", "-1", "65536", "8082; reboot", "$(reboot)", "99999999999999999999"} {
+		agent := corev1.Container{Name: ContainerName, Env: []corev1.EnvVar{
+			{Name: "HOLDFAST_REST_PORT", Value: text}, {Name: "HOLDFAST_CLUSTER_ID", Value: "a/" + text},
+		}}
+		pod := podOf(func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{agent} })
+		if id, ok := Identify(pod); !ok || id.RESTPort != 8081 || id.ClusterID != "orders-0" || !id.Injected {
+			t.Errorf("%q: %+v, %t", text, id, ok)
+		}
+	}
+}

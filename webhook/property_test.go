@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -213,7 +214,7 @@ func undo(before, after any, d Decision) error {
 		return nil
 	}
 	if at(after, "metadata", "labels", LabelInjected) != "true" {
-		return fmt.Errorf("the label is missing")
+		return errors.New("the label is missing")
 	}
 	status, _ := at(after, "metadata", "annotations", AnnotationStatus).(string)
 	var told Status
@@ -224,7 +225,7 @@ func undo(before, after any, d Decision) error {
 		if old, had := at(before, "metadata", list).(map[string]any); had {
 			for _, name := range []string{LabelInjected, AnnotationStatus, annotationDefaultContainer, annotationEvictable} {
 				if name == annotationDefaultContainer && old[name] != nil && at(after, "metadata", list, name) != old[name] {
-					return fmt.Errorf("the default container was changed")
+					return errors.New("the default container was changed")
 				}
 				keep(name, "metadata", list)
 			}
@@ -266,7 +267,7 @@ func undo(before, after any, d Decision) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("no argument names the archive folder")
+	return errors.New("no argument names the archive folder")
 }
 
 // What is no pod, and no JSON, is left alone too.

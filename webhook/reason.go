@@ -61,7 +61,7 @@ const (
 	ArchiveNotConfigured ArchiveReason = "NotConfigured"
 	// ArchiveAskedFor injects: the pod's annotation asks for it.
 	ArchiveAskedFor ArchiveReason = "AskedFor"
-	// ArchiveNotInjected does not, like all reasons below: the pod gets no agent that would read it.
+	// ArchiveNotInjected does not, like all reasons below: the pod gets no agent.
 	ArchiveNotInjected ArchiveReason = "NotInjected"
 	// ArchivePolicyOff: the installation has it switched off.
 	ArchivePolicyOff ArchiveReason = "PolicyOff"

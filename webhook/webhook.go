@@ -43,8 +43,8 @@ const (
 	ContainerName = "holdfast-agent"
 	// ArchiveVolume is the volume of the archive folder.
 	ArchiveVolume = "holdfast-archive"
-	// ArchivePath is where the archive folder is mounted, in the JobManager's container and in the agent's alike: the agent learns it
-	// from Flink's own configuration.
+	// ArchivePath is where the archive folder is mounted, in the JobManager's container and in the agent's alike: an agent can learn
+	// it from Flink's own configuration.
 	ArchivePath = "/holdfast/archive"
 )
 
@@ -245,7 +245,8 @@ type Decision struct {
 	Patch []Operation
 }
 
-// ArchiveDecision is whether Flink is told to write what became of its jobs into a folder that the agent reads.
+// ArchiveDecision is whether Flink is told to write what became of its jobs into a folder that the agent shares with it. Today's agent does
+// not read it yet.
 type ArchiveDecision struct {
 	Inject  bool
 	Reason  ArchiveReason

@@ -315,7 +315,7 @@ func TestRealRights(t *testing.T) {
 			}
 			return nil
 		})
-		time.Sleep(minRepairPause + maxRepairPause/30)
+		time.Sleep(minRepairPause + maxRepairPause/30) // the pause after a repair: the next is at once again
 	}
 	old := authorityOf(t, replica)
 	_, err := r.admin.CoreV1().Secrets(r.namespace).Patch(t.Context(), "ca", types.JSONPatchType,
@@ -407,7 +407,7 @@ func TestRealOverwriting(t *testing.T) {
 			return err
 		}, false, ""},
 	} {
-		time.Sleep(2 * minRepairPause)
+		time.Sleep(2 * minRepairPause) // the pause after the last repair is over, and a repair comes at once again
 		repairs = replica.Facts().BundleRepairs
 		if err := c.do(); err != nil {
 			t.Errorf("%s: %v", c.name, err)
@@ -421,7 +421,7 @@ func TestRealOverwriting(t *testing.T) {
 			}
 			return replica.Ready()
 		})
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // time for a second repair, which must not come
 		if got := replica.Facts().BundleRepairs - repairs; (got == 1) != c.repair || got > 1 {
 			t.Errorf("%s: %d repairs", c.name, got)
 		}
@@ -439,7 +439,7 @@ func TestRealRestart(t *testing.T) {
 	if err := server.Server().Kill(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(3 * time.Second)
+	time.Sleep(3 * time.Second) // the outage
 	if err := replica.Ready(); err != nil {
 		t.Errorf("an API server that is away made it unready: %v", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -134,13 +135,15 @@ func TestOnlySomeNamespaces(t *testing.T) {
 // What may not be seen is not known, and said once.
 func TestForbidden(t *testing.T) {
 	client := fake.NewClientset(rangeOf("team-a", "range"), quotaOf("team-a", "quota"))
+	var asked atomic.Int64
 	client.PrependReactor("list", "resourcequotas", func(clienttesting.Action) (bool, runtime.Object, error) {
+		asked.Add(1)
 		return true, nil, errors.New("forbidden")
 	})
 	w, log := watching(t, client)
 	eventually(t, "the range", func() bool { return seen(w, "team-a") == "range / ?" })
 	eventually(t, "a complaint", func() bool { return log.String() != "" })
-	time.Sleep(3 * time.Second) // the watch tries again meanwhile
+	eventually(t, "it asks again and again", func() bool { return asked.Load() >= 3 }) // it heard of two at least
 	if n := strings.Count(log.String(), "level=WARN"); n != 1 || !strings.Contains(log.String(), "what=ResourceQuotas") {
 		t.Errorf("logged %d times:\n%s", n, log)
 	}

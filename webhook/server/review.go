@@ -25,11 +25,6 @@ const (
 	ReasonInternalError webhook.Reason = "InternalError"
 )
 
-// Reasons are those of the server, for metrics.
-func Reasons() []webhook.Reason {
-	return []webhook.Reason{ReasonStarting, ReasonNotPodCreation, ReasonInternalError}
-}
-
 // version is the one of admission reviews that is spoken.
 var version = admissionv1.SchemeGroupVersion.String()
 

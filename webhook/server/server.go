@@ -139,7 +139,7 @@ func New(o Options) (*Server, error) {
 		ReadBufferSize: headerLimit, MaxRequestBodySize: bodyLimit, DisablePreParseMultipartForm: true,
 		// The body is read by the handler, once there is room for it.
 		StreamRequestBody: true,
-		ReadTimeout:       cmp.Or(o.slow, requestTimeout), WriteTimeout: requestTimeout, IdleTimeout: idleTimeout,
+		ReadTimeout:       cmp.Or(o.slow, requestTimeout), WriteTimeout: cmp.Or(o.slow, requestTimeout), IdleTimeout: idleTimeout,
 		Concurrency: 2 * connectionLimit, TCPKeepalive: true, CloseOnShutdown: true, ConnState: s.doorman.heard,
 	}
 	return s, nil

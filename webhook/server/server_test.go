@@ -277,7 +277,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	select {
 	case err := <-late:
 		t.Fatalf("one more than the limit is served at once: %v", err)
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(200 * time.Millisecond): // a review takes a millisecond
 	}
 	open[0].conn.Close()
 	if err := <-late; err != nil {
