@@ -68,21 +68,30 @@ func run(wanted *regexp.Regexp) error {
 	return nil
 }
 
+// in gives the text of a file with the bug in place. What is to be changed must be there once.
+func (b bug) in(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if n := bytes.Count(text, []byte(b.old)); n != 1 {
+		return nil, fmt.Errorf("%s has what is to be changed %d times: adapt the bug to the code", b.file, n)
+	}
+	return bytes.Replace(text, []byte(b.old), []byte(b.new), 1), nil
+}
+
 // plant runs the tests with the bug in place, and says which test noticed it; "" if none did.
 func (b bug) plant(dir string) (by string, err error) {
 	path, err := filepath.Abs(b.file)
 	if err != nil {
 		return "", err
 	}
-	text, err := os.ReadFile(path)
+	text, err := b.in(path)
 	if err != nil {
 		return "", err
 	}
-	if n := bytes.Count(text, []byte(b.old)); n != 1 {
-		return "", fmt.Errorf("%s has what is to be changed %d times: adapt the bug to the code", b.file, n)
-	}
 	mutant, overlay := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(mutant, bytes.Replace(text, []byte(b.old), []byte(b.new), 1), 0o644); err != nil {
+	if err := os.WriteFile(mutant, text, 0o644); err != nil {
 		return "", err
 	}
 	index, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutant}})

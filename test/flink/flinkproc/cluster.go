@@ -67,6 +67,8 @@ type Job struct {
 	// Restarts is how often the job may restart after a failure, and Delay the time before each, 100 ms by default.
 	Restarts int
 	Delay    time.Duration
+	// Idle makes main() submit nothing, and not end; Throws makes it throw: Flink ends an application's JobManager then.
+	Idle, Throws bool
 }
 
 // Args are the arguments of the program.
@@ -77,6 +79,12 @@ func (j Job) Args() []string {
 	}
 	if j.Name != "" {
 		args = append(args, "name="+j.Name)
+	}
+	if j.Idle {
+		args = append(args, "idle")
+	}
+	if j.Throws {
+		args = append(args, "throw")
 	}
 	if j.Async {
 		args = append(args, "async")
@@ -96,6 +104,7 @@ type Cluster struct {
 	dist         *Dist
 	dir          string
 	temporary    bool
+	throws       bool     // its JobManager ends at once
 	zookeeper    *Process // nil without high availability
 	zookeeperAt  string
 	jobManagers  []*JobManager
@@ -136,6 +145,7 @@ func startCluster(ctx context.Context, options Options, application *Application
 		return nil, fmt.Errorf("prepare Flink: %w", err)
 	}
 	tell := machine.NewTeller(options.Progress, "Flink "+options.Dist.Version+": ")
+	c.throws = application != nil && application.Job.Throws
 	if err := c.start(ctx, tell, application != nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("start Flink: %w", err), c.Close())
 	}
@@ -315,7 +325,7 @@ func (c *Cluster) startZooKeeper(ctx context.Context) error {
 func (c *Cluster) awaitJobManager(ctx context.Context, jobManager *JobManager, application bool) error {
 	return machine.Poll(ctx, func() (bool, error) {
 		code, ended := jobManager.ExitCode()
-		if ended && application && (code == exitSuccess || code == exitFailed) {
+		if ended && application && (code == exitSuccess || code == exitFailed || c.throws) {
 			return true, nil
 		}
 		if ended {
@@ -472,9 +482,6 @@ func (c *Cluster) StartTaskManager() (*Process, error) {
 	taskManager := c.addTaskManager()
 	return taskManager, taskManager.Start()
 }
-
-// ZooKeeper gives the ZooKeeper of a cluster with high availability, nil of any other.
-func (c *Cluster) ZooKeeper() *Process { return c.zookeeper }
 
 // Processes gives all processes of the cluster.
 func (c *Cluster) Processes() []*Process {

@@ -51,9 +51,6 @@ func NewREST(url string, client *http.Client) *REST {
 	return &REST{strings.TrimSuffix(url, "/"), client}
 }
 
-// URL is the address itself.
-func (r *REST) URL() string { return r.url }
-
 // Jobs, Job, State, Cancel, WaitState and WaitRunning are those of Cluster, asked of this JobManager alone.
 func (r *REST) Jobs(ctx context.Context) ([]JobInfo, error) { return jobs(ctx, r) }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-dev/holdfast/flink"
 	"github.com/holdfast-dev/holdfast/settle"
 	"github.com/holdfast-dev/holdfast/test/flink/flinkproc"
+	"github.com/holdfast-dev/holdfast/test/metric"
 )
 
 // product is Holdfast as it ships, in this process: etcd, an aggregator, and an agent for each JobManager.
@@ -53,12 +54,16 @@ func startProduct(t *testing.T, tune func(*settle.Config)) *product {
 	}
 	a, err := aggregator.New(aggregator.Options{
 		Site: "local", UID: "test", Listen: "127.0.0.1:0", Etcd: client, Settle: cfg, LeaderLease: 3 * time.Second,
+		CheckPeriod: time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &product{t: t, client: client, address: a.Address()}
 	p.background(a.Run)
+	t.Cleanup(func() {
+		check(t, metric.Unmended(context.Background(), "http://"+p.address))
+	})
 	return p
 }
 

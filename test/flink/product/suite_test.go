@@ -246,6 +246,7 @@ func TestApplicationThatGoes(t *testing.T) {
 		case <-limit(t).Done():
 			t.Fatal("the JobManager does not end")
 		}
+		// Longer than the hold time: by then the silence has had its consequence, and no ending may be guessed from it.
 		for end := time.Now().Add(12 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 			if v := p.verdict("app", id); v.State != "RUNNING" && v.State != "FINISHED" {
 				t.Fatalf("a job that finished is shown as %s", v)

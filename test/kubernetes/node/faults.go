@@ -42,9 +42,6 @@ func (n *Node) Network(ctx context.Context, namespace, pod string) (*Network, er
 	return &Network{n, sandbox}, nil
 }
 
-// Pid is a process in this network, for nsenter.
-func (w *Network) Pid() int { return w.sandbox.Pid }
-
 // Run runs a command of this machine in the pod's network.
 func (w *Network) Run(ctx context.Context, name string, args ...string) (string, error) {
 	return machine.Run(ctx, nil, "nsenter", append([]string{fmt.Sprintf("--net=/proc/%d/ns/net", w.sandbox.Pid), "--", name}, args...)...)

@@ -465,9 +465,8 @@ func (n *Node) Kept() bool { return n.state.Kept }
 // Name is the name of the node in the cluster, and of what it has on this machine: its network interface and its cgroup.
 func (n *Node) Name() string { return n.name }
 
-// Dir is the node's folder, and Logs the one with its programs' logs.
-func (n *Node) Dir() string  { return n.dir }
-func (n *Node) Logs() string { return n.path("logs") }
+// Dir is the node's folder; its programs' logs are in logs.
+func (n *Node) Dir() string { return n.dir }
 
 // Kubeconfig is the path of the administrator's kubeconfig.
 func (n *Node) Kubeconfig() string { return n.kubeconfig() }
@@ -531,19 +530,10 @@ func Env(number int) ([]string, error) {
 	return p.env(&state.Programs), nil
 }
 
-// Processes gives all programs of the node.
-func (n *Node) Processes() []*Process { return n.processes }
-
-// APIServer, Etcd, Kubelet, ControllerManager, Scheduler, Proxy, DNS and Containerd are the programs of the node. Etcd is
-// Kubernetes' own, and no pod sees it.
-func (n *Node) APIServer() *Process         { return n.process("kube-apiserver") }
-func (n *Node) Etcd() *Process              { return n.process("etcd") }
-func (n *Node) Kubelet() *Process           { return n.process("kubelet") }
-func (n *Node) ControllerManager() *Process { return n.process("kube-controller-manager") }
-func (n *Node) Scheduler() *Process         { return n.process("kube-scheduler") }
-func (n *Node) Proxy() *Process             { return n.process("kube-proxy") }
-func (n *Node) DNS() *Process               { return n.process("coredns") }
-func (n *Node) Containerd() *Process        { return n.process("containerd") }
+// APIServer, Etcd and Kubelet are those programs of the node that tests stop and start. Etcd is Kubernetes' own, and no pod sees it.
+func (n *Node) APIServer() *Process { return n.process("kube-apiserver") }
+func (n *Node) Etcd() *Process      { return n.process("etcd") }
+func (n *Node) Kubelet() *Process   { return n.process("kubelet") }
 
 func (n *Node) newProcess(name string, argv []string) *Process {
 	return &Process{name: name, log: n.path("logs", name+".log"), argv: argv, launch: n.box.launch, save: n.save}

@@ -37,12 +37,6 @@ type life struct {
 	Start uint64 `json:"start"`
 }
 
-// Name is the program's own name, such as "kube-apiserver".
-func (p *Process) Name() string { return p.name }
-
-// Log is the path of its log file, which goes on over its lives.
-func (p *Process) Log() string { return p.log }
-
 // Pid is the id of the newest life, 0 before the first.
 func (p *Process) Pid() int { return p.newest().Pid }
 

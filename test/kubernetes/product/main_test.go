@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-dev/holdfast/test/kubernetes/node"
 	"github.com/holdfast-dev/holdfast/test/kubernetes/rig"
 	"github.com/holdfast-dev/holdfast/test/machine"
+	"github.com/holdfast-dev/holdfast/test/metric"
 )
 
 // cluster is what all tests run on, and holdfast what is installed there.
@@ -43,7 +44,14 @@ func run(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, "begin:", err)
 		return 1
 	}
-	return m.Run()
+	code = m.Run()
+	for _, r := range holdfast.replicas(ctx) {
+		if err := metric.Unmended(ctx, r.url); err != nil {
+			fmt.Fprintln(os.Stderr, "end:", err)
+			code = 1
+		}
+	}
+	return code
 }
 
 // begin gets a cluster, loads the image and installs Holdfast. end undoes it, and must be called after an error, too.
@@ -116,7 +124,9 @@ func repository() (string, error) {
 func (s *site) values() []string {
 	image := cmp.Or(os.Getenv("HOLDFAST_TEST_IMAGE"), "docker.io/library/holdfast:dev")
 	at := strings.LastIndexByte(image, ':') // a registry may have a port, too
-	args := []string{"--set", "image.repository=" + image[:at], "--set", "image.tag=" + image[at+1:]}
+	args := []string{"--set", "image.repository=" + image[:at], "--set", "image.tag=" + image[at+1:],
+		// The suite ends with a look at what the checks have found.
+		"--set", "aggregator.extraEnv[0].name=HOLDFAST_CHECK_PERIOD,aggregator.extraEnv[0].value=10s"}
 	if file := os.Getenv("HOLDFAST_TEST_VALUES"); file != "" {
 		args = append(args, "--values", file)
 	}

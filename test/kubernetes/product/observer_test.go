@@ -20,7 +20,10 @@ import (
 type verdict struct {
 	Site, Namespace, Cluster, JobID, Name, State, Certainty, Over, Reason, Message string
 
-	Attempt  struct{ Number int }
+	Attempt struct {
+		Number    int
+		StartTime string
+	}
 	LastSeen time.Time
 }
 
@@ -29,16 +32,16 @@ func (v verdict) String() string {
 }
 
 // jobs asks one replica for all jobs of a Flink cluster, the newest attempt of each.
-func (r *replica) jobs(ctx context.Context, namespace, cluster string) ([]verdict, error) {
+func (r replica) jobs(ctx context.Context, namespace, cluster string) ([]verdict, error) {
 	var list struct{ Items []verdict }
 	err := r.ask(ctx, fmt.Sprintf("/api/v1/jobs?namespace=%s&cluster=%s", namespace, cluster), &list)
 	return list.Items, err
 }
 
-func (r *replica) ask(ctx context.Context, path string, into any) error {
+func (r replica) ask(ctx context.Context, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url()+path, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+path, nil)
 	if err != nil {
 		return err
 	}
@@ -166,23 +169,33 @@ type recorder struct {
 func (s *site) record(t *testing.T, jobs flinkJobs) *recorder {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &recorder{begin: time.Now(), now: map[string]string{}, answers: map[string]int{}}
-	var done sync.WaitGroup
+	var done, asking sync.WaitGroup
 	done.Go(func() {
+		asked := map[string]chan struct{}{} // by pod: a replica that does not answer keeps nobody from being asked
 		for ctx.Err() == nil {
-			var asking sync.WaitGroup
 			for _, one := range s.replicas(ctx) {
+				select {
+				case <-asked[one.pod]:
+				default:
+					if asked[one.pod] != nil {
+						continue
+					}
+				}
+				answered := make(chan struct{})
+				asked[one.pod] = answered
 				asking.Go(func() {
+					defer close(answered)
 					if all, err := one.jobs(ctx, jobs.namespace, jobs.cluster); err == nil {
 						r.note(one.pod, all)
 					}
 				})
 			}
-			asking.Wait()
 			select {
 			case <-ctx.Done():
 			case <-time.After(250 * time.Millisecond):
 			}
 		}
+		asking.Wait()
 	})
 	var once sync.Once
 	r.stop = func() { once.Do(func() { cancel(); done.Wait() }) }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
@@ -32,8 +33,8 @@ type site struct {
 	namespace, release string
 
 	mu       sync.Mutex
-	forwards map[string]*replica // by pod
-	last     []string            // the pods of the aggregator, as the API server last told
+	forwards map[string]*forward // by pod
+	last     []corev1.Pod        // of the aggregator, as the API server last told
 
 	// whole is held for reading by tests that wait for what a whole Holdfast says within seconds, and for writing by one that takes all
 	// replicas away: until the dead leader's lease has run out, nobody settles anything.
@@ -41,40 +42,32 @@ type site struct {
 }
 
 func newSite(namespace, release string) *site {
-	return &site{Rig: cluster, namespace: namespace, release: release, forwards: map[string]*replica{}}
+	return &site{Rig: cluster, namespace: namespace, release: release, forwards: map[string]*forward{}}
 }
 
-// replica is one pod of the aggregator, reached through the kubelet: whatever is cut of the pod's own network, this stays.
-type replica struct {
-	pod string
-	cmd *exec.Cmd
+// replica is one pod of the aggregator, reached at its own address where this machine has a way there, and else through the kubelet: whatever a test
+// cuts of the pod's network, this stays.
+type replica struct{ pod, url string }
 
-	ready chan struct{} // closed when port is known or the forward has ended
-	ended chan struct{}
-	port  string
-}
+// apiPort is where the chart's aggregator listens.
+const apiPort = 7070
 
-func (r *replica) url() string { return "http://127.0.0.1:" + r.port }
-
-var forwarding = regexp.MustCompile(`Forwarding from 127\.0\.0\.1:(\d+)`)
-
-// replicas gives all pods of the aggregator that run, each with its port forwarded. Those that cannot be are left out. While the API server
-// is silent they are those of before.
-func (s *site) replicas(ctx context.Context) []*replica {
+// replicas gives all pods of the aggregator that run. Those that cannot be reached are left out. While the API server is silent they are those
+// of before.
+func (s *site) replicas(ctx context.Context) []replica {
 	pods, err := s.aggregators(ctx)
 	s.mu.Lock()
 	if err == nil {
-		s.last = nil
-		for _, pod := range pods {
-			s.last = append(s.last, pod.Name)
-		}
+		s.last = pods
 	}
-	names := s.last
+	pods = s.last
 	s.mu.Unlock()
-	var all []*replica
-	for _, name := range names {
-		if r, err := s.forward(ctx, name); err == nil {
-			all = append(all, r)
+	var all []replica
+	for _, pod := range pods {
+		if s.Direct {
+			all = append(all, replica{pod.Name, fmt.Sprintf("http://%s:%d", pod.Status.PodIP, apiPort)})
+		} else if f, err := s.forward(ctx, pod.Name); err == nil {
+			all = append(all, replica{pod.Name, "http://127.0.0.1:" + f.port})
 		}
 	}
 	return all
@@ -119,7 +112,18 @@ func (s *site) leader(t *testing.T, not string) (is string) {
 	return is
 }
 
-func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
+// forward is a port of a pod on this machine.
+type forward struct {
+	cmd *exec.Cmd
+
+	ready chan struct{} // closed when port is known or the forward has ended
+	ended chan struct{}
+	port  string
+}
+
+var forwarding = regexp.MustCompile(`Forwarding from 127\.0\.0\.1:(\d+)`)
+
+func (s *site) forward(ctx context.Context, pod string) (*forward, error) {
 	s.mu.Lock()
 	r := s.forwards[pod]
 	if r != nil {
@@ -131,7 +135,7 @@ func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
 	}
 	if r == nil {
 		var err error
-		if r, err = s.startForward(pod, "7070"); err != nil {
+		if r, err = s.startForward(pod, strconv.Itoa(apiPort)); err != nil {
 			s.mu.Unlock()
 			return nil, err
 		}
@@ -151,7 +155,7 @@ func (s *site) forward(ctx context.Context, pod string) (*replica, error) {
 	return r, nil
 }
 
-func (s *site) startForward(pod, port string) (*replica, error) {
+func (s *site) startForward(pod, port string) (*forward, error) {
 	cmd := exec.Command(s.Program("kubectl"), "-n", s.namespace, "port-forward", "pod/"+pod, ":"+port)
 	cmd.Env = append(os.Environ(), s.Env()...)
 	out, err := cmd.StdoutPipe()
@@ -161,7 +165,7 @@ func (s *site) startForward(pod, port string) (*replica, error) {
 	if err := machine.Start(cmd); err != nil {
 		return nil, err
 	}
-	r := &replica{pod: pod, cmd: cmd, ready: make(chan struct{}), ended: make(chan struct{})}
+	r := &forward{cmd: cmd, ready: make(chan struct{}), ended: make(chan struct{})}
 	go func() {
 		told := false
 		for lines := bufio.NewScanner(out); lines.Scan(); {
@@ -180,7 +184,7 @@ func (s *site) startForward(pod, port string) (*replica, error) {
 }
 
 // end ends the forward.
-func (r *replica) end() {
+func (r *forward) end() {
 	select {
 	case <-r.ended:
 	default:

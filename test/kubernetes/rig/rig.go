@@ -116,14 +116,6 @@ func (r *Rig) Close() error {
 	return r.Node.Stop(context.Background())
 }
 
-// Flink is the distribution of a version, nil if that is not tested with.
-func (r *Rig) Flink(version string) *flinkproc.Dist {
-	if i := slices.IndexFunc(r.Flinks, func(d *flinkproc.Dist) bool { return d.Version == version }); i >= 0 {
-		return r.Flinks[i]
-	}
-	return nil
-}
-
 // Env is the environment for kubectl, helm and the like.
 func (r *Rig) Env() []string {
 	if r.Node != nil {

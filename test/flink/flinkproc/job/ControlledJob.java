@@ -13,7 +13,8 @@ import org.apache.flink.streaming.api.functions.sink.v2.DiscardingSink;
  * <p>One source serves every version of Flink from 1.19, so it keeps to what none of them took away: options by their
  * keys instead of RestartStrategies (gone in 2.0), and no generated types.
  *
- * <p>Arguments: source=HOST:PORT (once for each job), name=NAME, restarts=N (0: none), delay=DURATION, async.
+ * <p>Arguments: source=HOST:PORT (once for each job), name=NAME, restarts=N (0: none), delay=DURATION, async, idle (main() submits
+ * nothing, and does not end), throw (main() throws).
  */
 public final class ControlledJob {
 
@@ -33,6 +34,12 @@ public final class ControlledJob {
     StreamExecutionEnvironment env = StreamExecutionEnvironment.getExecutionEnvironment();
     env.setParallelism(1);
     env.configure(restarts(options));
+    if (options.containsKey("throw")) {
+      throw new IllegalStateException("main() was told to throw");
+    }
+    if (options.containsKey("idle")) {
+      Thread.sleep(Long.MAX_VALUE);
+    }
     String name = options.getOrDefault("name", "controlled");
     for (int i = 0; i < sources.size(); i++) {
       read(env, sources.get(i));
