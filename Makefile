@@ -33,9 +33,10 @@ test: ## run everything that needs only Go, with the race detector
 	cd tools && go test -timeout 20m ./...
 	$(MAKE) --no-print-directory test-chart
 
+# The chart is not of the test's module, so go test would not notice that it has changed, and show an earlier result: hence -count 1.
 .PHONY: test-chart
 test-chart: ## render the Helm chart with every combination of values, and check what comes out (part of test)
-	cd test/chart && go test -timeout 20m ./...
+	cd test/chart && go test -count 1 -timeout 20m ./...
 
 .PHONY: sim
 sim: ## run the simulated world for a minute, or N schedules, from SEED on
@@ -47,12 +48,16 @@ mutants: ## plant known bugs one by one, and see a test notice each (ONLY=expres
 
 .PHONY: test-flink
 test-flink: ## run the product against real Flink processes (fetches Flink, and Java if it can)
-	go test -tags flink -timeout 60m -count 1 -p 1 ./test/flink/...
+	go test -tags flink -timeout 60m -count 1 -p 2 ./test/flink/...
 
 .PHONY: test-kubernetes
 test-kubernetes: ## boot a real Kubernetes node, install the chart with helm, and break it (as root; or on the cluster of KUBECONFIG)
-	go test -tags kubernetes -timeout 60m -count 1 -run '^TestReal' ./webhook/certs
+	go test -tags kubernetes -timeout 60m -count 1 -p 2 -run '^TestReal' ./kube ./webhook/certs
 	go test -tags kubernetes -timeout 90m -count 1 -p 1 -parallel 3 ./test/kubernetes/...
+
+.PHONY: soak
+soak: ## real faults in random order on a real node, for T=1h; it ends with a table (as root)
+	HOLDFAST_TEST_SOAK=$(or $(T),1h) go test -tags kubernetes -timeout 0 -count 1 -run '^TestFaults$$' -v ./test/kubernetes/product
 
 .PHONY: bench
 bench: ## measure what docs/benchmarks.md reports
@@ -64,7 +69,7 @@ bench: ## measure what docs/benchmarks.md reports
 lint: ## vet, staticcheck and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt these files:'; gofmt -l .; exit 1; }
 	go vet ./...
-	go vet -tags flink,kubernetes ./test/... ./webhook/...
+	go vet -tags flink,kubernetes ./test/... ./webhook/... ./kube/...
 	go tool -modfile tools/go.mod staticcheck -tags flink,kubernetes ./...
 	cd tools && go vet ./... && go tool staticcheck ./...
 	cd test/chart && go vet ./... && go tool -modfile ../../tools/go.mod staticcheck ./...
