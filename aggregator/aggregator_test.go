@@ -465,7 +465,7 @@ func TestTheLongestHistoryIsPrunedInTheSameTransaction(t *testing.T) {
 		for i := range int64(10) {
 			e.Entries = append(e.Entries, job.Transition{Sequence: sequence + i, State: job.Running})
 		}
-		if err := w.write(ctx, e); err != nil {
+		if _, err := w.write(ctx, e); err != nil {
 			t.Fatal(err)
 		}
 		got, err := client.Get(ctx, record.VerdictKey(site, key))
@@ -556,6 +556,10 @@ func TestAnEmptiedStoreIsFilledAgain(t *testing.T) {
 	w.beat()
 	w.report(orders, "T1", job.Running, job.Finished)
 	old := r.until(orders, "FINISHED Witnessed over=yes #1")
+	// What is served may be a moment ahead of what the settler was told.
+	if err := r.settler.ask(t.Context(), func() bool { return len(r.settler.writing) == 0 }); err != nil {
+		t.Fatal(err)
+	}
 
 	proc.Empty()
 	proc.Restart()

@@ -40,8 +40,8 @@ type settler struct {
 	begin   time.Time
 	// condition is the one told last: a store that was emptied is to have it again.
 	condition *settle.Condition
-	// writing are the jobs with a write under way, and whether etcd has carried it out. A key without an ID is that of a cluster as a whole.
-	writing map[job.Key]bool
+	// writing are the writes under way. A key without an ID is that of a cluster as a whole.
+	writing map[job.Key]write
 
 	reigning atomic.Bool
 	ticked   atomic.Int64 // when the core last took a Tick, in nanoseconds since begin
@@ -69,6 +69,12 @@ type settler struct {
 	outside    *outside // of this reign
 }
 
+// write is one under way: the revision that it is to find, and, once etcd has carried it out, what lies there.
+type write struct {
+	revision int64
+	is       settle.Input
+}
+
 // sourceState is how far a source was followed.
 type sourceState struct {
 	heard atomic.Int64 // nanoseconds since begin
@@ -94,7 +100,7 @@ var stores = [...]settle.Source{settle.Agents, settle.Verdicts, settle.Clusters}
 const inboxSize = 64
 
 func newSettler(site string, cfg settle.Config, client *clientv3.Client, log *slog.Logger, m *metrics) *settler {
-	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]bool{}, owed: map[job.Key]struct{}{},
+	return &settler{site: site, cfg: cfg, client: client, log: log, metrics: m, begin: time.Now(), writing: map[job.Key]write{}, owed: map[job.Key]struct{}{},
 		questions: make(chan question)}
 }
 
@@ -110,7 +116,7 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 		}
 	}
 	if s.outdated.Swap(false) || s.core == nil || !lost {
-		s.writing, s.condition = map[job.Key]bool{}, nil
+		s.writing, s.condition = map[job.Key]write{}, nil
 		core, err := settle.New(s.cfg)
 		if err != nil {
 			return err
@@ -134,8 +140,12 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	outcomes := make(chan outcome, writers)
 	w := newWriter(s.site, s.client, term, s.log, s.metrics, func(o outcome) {
 		select {
-		case outcomes <- o:
-		case <-ctx.Done():
+		case outcomes <- o: // also at the end of the reign, while there is room
+		default:
+			select {
+			case outcomes <- o:
+			case <-ctx.Done():
+			}
 		}
 	})
 	w.failing = &s.unwritten
@@ -166,12 +176,19 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 		// The reign may end with the store: that another life of it was listed is true, though the core has not heard of it any more.
 		s.bereft = s.bereft || s.lives[source] > 0 && s.sources[source].epochs > s.lives[source]
 	}
+	s.rest(outcomes)
+	return ctx.Err()
+}
 
-	// The core goes on in the next reign, perhaps; what was under way then has no outcome.
-	for key := range s.writing {
-		s.step(settle.NotWritten{Key: key}, nil)
+// rest lets the core wait for the next reign, where it goes on, perhaps: what was under way is told no more then, even if etcd has carried it out;
+// and nothing is judged before the sources have told all anew (S11).
+func (s *settler) rest(outcomes <-chan outcome) {
+	for len(outcomes) > 0 {
+		s.ended(<-outcomes, nil)
 	}
-	// Nor does it hear anything until then: in the next reign it judges nothing before the sources have told all anew (S11).
+	for key, write := range s.writing {
+		s.step(settle.NotWritten{Key: key, Lost: write.is}, nil)
+	}
 	for _, source := range stores {
 		s.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
 		s.sources[source].sick.Store(nil)
@@ -179,7 +196,6 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	for _, source := range []settle.Source{settle.Pods, settle.Probes} {
 		s.step(settle.Lost{Source: source, Why: "the reign ended"}, nil)
 	}
-	return ctx.Err()
 }
 
 // storeLostItsPast says whether etcd was replaced, or set back, since the last reign. Whatever this replica remembers beyond what lies there is
@@ -238,12 +254,19 @@ func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcome
 				s.step(input, w)
 			}
 		case o := <-outcomes:
-			if o.err != nil {
-				s.step(settle.NotWritten{Key: o.key}, w)
-			} else if _, under := s.writing[o.key]; under {
-				s.writing[o.key] = true
-			}
+			s.ended(o, w)
 		}
+	}
+}
+
+// ended takes the outcome of a write. What was carried out counts when the watch tells of it, which may have been before this.
+func (s *settler) ended(o outcome, w *writer) {
+	switch under, is := s.writing[o.key]; {
+	case !is || under.revision != o.revision:
+	case o.err != nil:
+		s.step(settle.NotWritten{Key: o.key}, w)
+	default:
+		s.writing[o.key] = write{o.revision, o.is}
 	}
 }
 
@@ -251,15 +274,9 @@ func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcome
 func (s *settler) step(input settle.Input, w *writer) {
 	s.checked.note(input)
 	switch in := input.(type) {
-	case settle.Stored:
-		delete(s.writing, in.Account.Key)
-		delete(s.owed, in.Account.Key)
-	case settle.StoredCluster:
-		delete(s.writing, wholeCluster(in.Cluster.Key))
-		delete(s.owed, wholeCluster(in.Cluster.Key))
-	case settle.Erased:
-		delete(s.writing, in.Key)
-		delete(s.owed, in.Key)
+	case settle.Stored, settle.StoredCluster, settle.Erased, settle.UnreadableVerdict:
+		key, revision, _ := recordOf(in)
+		s.endWrite(key, revision, w)
 	case settle.NotWritten:
 		delete(s.writing, in.Key)
 		s.owed[in.Key] = struct{}{}
@@ -267,6 +284,12 @@ func (s *settler) step(input settle.Input, w *writer) {
 	case settle.Listing:
 		s.noteLife(in)
 	case settle.Synced:
+		// The list is newer than any write that etcd carried out before it. What it does not show was lost with the store's past.
+		for key, write := range s.writing {
+			if write.is != nil && (in.Source == settle.Verdicts && key.ID != "" || in.Source == settle.Clusters && key.ID == "") {
+				s.endWrite(key, 0, w)
+			}
+		}
 		s.tell(in.Source, true)
 	case settle.Lost:
 		s.tell(in.Source, false)
@@ -276,15 +299,15 @@ func (s *settler) step(input settle.Input, w *writer) {
 	for _, effect := range effects {
 		switch e := effect.(type) {
 		case settle.Write:
-			s.writing[e.Account.Key] = false
+			s.writing[e.Account.Key] = write{revision: e.IfRevision}
 			s.logWrite(e)
 		case settle.Forget:
-			s.writing[e.Key] = false
+			s.writing[e.Key] = write{revision: e.IfRevision}
 		case settle.WriteCluster:
-			s.writing[wholeCluster(e.Cluster.Key)] = false
+			s.writing[wholeCluster(e.Cluster.Key)] = write{revision: e.IfRevision}
 			s.logCluster(e)
 		case settle.ForgetCluster:
-			s.writing[wholeCluster(e.Key)] = false
+			s.writing[wholeCluster(e.Key)] = write{revision: e.IfRevision}
 		case settle.Condition:
 			s.condition = &e
 			s.logCondition(e)
@@ -303,14 +326,18 @@ func (s *settler) step(input settle.Input, w *writer) {
 			w.add(effect)
 		}
 	}
-	if synced, is := input.(settle.Synced); is && (synced.Source == settle.Verdicts || synced.Source == settle.Clusters) {
-		// The list is newer than any write that etcd carried out before it. What it does not show was lost with the store's past.
-		for key, carriedOut := range s.writing {
-			if carriedOut && (key.ID == "") == (synced.Source == settle.Clusters) {
-				s.step(settle.NotWritten{Key: key}, w)
-			}
+}
+
+// endWrite ends the write of a record that is told of at a revision, 0 if it is not there. Where etcd had carried the write out, and this is not its
+// revision, the store has lost it: nobody else has written since, and what was written may have been served.
+func (s *settler) endWrite(key job.Key, revision int64, w *writer) {
+	if is := s.writing[key].is; is != nil {
+		if _, written, _ := recordOf(is); written != revision {
+			s.step(settle.NotWritten{Key: key, Lost: is}, w)
 		}
 	}
+	delete(s.writing, key)
+	delete(s.owed, key)
 }
 
 // follow brings one source in.

@@ -39,10 +39,12 @@ type writer struct {
 	failing *atomic.Pointer[string]
 }
 
-// outcome is how a write ended: err is nil if it is in the store.
+// outcome is how the write that was to find a revision ended: err is nil if it is in the store, and is says what lies there then.
 type outcome struct {
-	key job.Key
-	err error
+	key      job.Key
+	revision int64
+	is       settle.Input
+	err      error
 }
 
 const (
@@ -121,21 +123,26 @@ func (w *writer) carryOut(reign context.Context, effect settle.Effect) {
 	ctx, cancel := context.WithTimeout(reign, writeTimeout)
 	defer cancel()
 	begin := time.Now()
-	var key job.Key
-	var err error
+	var o outcome
 	told := true // who proposed it waits for its end
 	switch e := effect.(type) {
 	case settle.Sweep:
-		key, err, told = wholeCluster(e.Agent.ClusterKey()), w.sweep(ctx, e), false
+		o.key, told = wholeCluster(e.Agent.ClusterKey()), false
+		o.err = w.sweep(ctx, e)
 	case settle.Write:
-		key, err = e.Account.Key, w.write(ctx, e)
+		o.key, o.revision = e.Account.Key, e.IfRevision
+		o.is, o.err = w.write(ctx, e)
 	case settle.Forget:
-		key, err = e.Key, w.forget(ctx, e)
+		o.key, o.revision, o.is = e.Key, e.IfRevision, settle.Erased{Key: e.Key}
+		o.err = w.forget(ctx, e)
 	case settle.WriteCluster:
-		key, err = wholeCluster(e.Cluster.Key), w.ifUnchanged(ctx, e.IfRevision, etcd.Op{Key: record.ClusterKey(w.site, e.Cluster.Key), Value: record.EncodeCluster(e.Cluster)})
+		o.key, o.revision = wholeCluster(e.Cluster.Key), e.IfRevision
+		o.is, o.err = w.writeCluster(ctx, e)
 	case settle.ForgetCluster:
-		key, err = wholeCluster(e.Key), w.ifUnchanged(ctx, e.IfRevision, etcd.Op{Key: record.ClusterKey(w.site, e.Key), Delete: true})
+		o.key, o.revision, o.is = wholeCluster(e.Key), e.IfRevision, settle.Erased{Key: wholeCluster(e.Key)}
+		_, o.err = w.ifUnchanged(ctx, e.IfRevision, etcd.Op{Key: record.ClusterKey(w.site, e.Key), Delete: true})
 	}
+	err := o.err
 	w.metrics.wrote(err, time.Since(begin))
 	switch {
 	case err == nil:
@@ -146,7 +153,7 @@ func (w *writer) carryOut(reign context.Context, effect settle.Effect) {
 	default:
 		why := err.Error()
 		if w.failing.Swap(&why) == nil {
-			w.log.Warn("a verdict could not be written; it and the next ones are tried again", "job", key.String(), "error", err)
+			w.log.Warn("a verdict could not be written; it and the next ones are tried again", "job", o.key.String(), "error", err)
 		}
 		// The settler proposes again with its next tick. An etcd that is sick is not asked more often than this by each writer.
 		select {
@@ -155,12 +162,12 @@ func (w *writer) carryOut(reign context.Context, effect settle.Effect) {
 		}
 	}
 	if told {
-		w.done(outcome{key: key, err: err})
+		w.done(o)
 	}
 }
 
 // write puts a verdict and its new history, and prunes what falls out of the history, in one transaction.
-func (w *writer) write(ctx context.Context, e settle.Write) error {
+func (w *writer) write(ctx context.Context, e settle.Write) (settle.Stored, error) {
 	verdict := record.VerdictKey(w.site, e.Account.Key)
 	guards := []etcd.Guard{w.term.Guard(), {Key: verdict, ModRevision: e.IfRevision}}
 	ops := make([]etcd.Op, 0, 1+2*len(e.Entries))
@@ -174,8 +181,15 @@ func (w *writer) write(ctx context.Context, e settle.Write) error {
 			ops = append(ops, etcd.Op{Key: record.HistoryKey(w.site, e.Account.Key, old), Delete: true})
 		}
 	}
-	_, err := etcd.Commit(ctx, w.client, guards, ops)
-	return err
+	revision, err := etcd.Commit(ctx, w.client, guards, ops)
+	return settle.Stored{Account: e.Account, Revision: revision}, err
+}
+
+// writeCluster puts what is said of a cluster.
+func (w *writer) writeCluster(ctx context.Context, e settle.WriteCluster) (settle.StoredCluster, error) {
+	op := etcd.Op{Key: record.ClusterKey(w.site, e.Cluster.Key), Value: record.EncodeCluster(e.Cluster)}
+	revision, err := w.ifUnchanged(ctx, e.IfRevision, op)
+	return settle.StoredCluster{Cluster: e.Cluster, Revision: revision}, err
 }
 
 // forget removes the reports first, then the verdict with its history: what is interrupted in between is begun again, while a
@@ -197,9 +211,8 @@ func (w *writer) forget(ctx context.Context, e settle.Forget) error {
 }
 
 // ifUnchanged does one operation on a key whose revision is still the one that the settler knew.
-func (w *writer) ifUnchanged(ctx context.Context, revision int64, op etcd.Op) error {
-	_, err := etcd.Commit(ctx, w.client, []etcd.Guard{w.term.Guard(), {Key: op.Key, ModRevision: revision}}, []etcd.Op{op})
-	return err
+func (w *writer) ifUnchanged(ctx context.Context, revision int64, op etcd.Op) (int64, error) {
+	return etcd.Commit(ctx, w.client, []etcd.Guard{w.term.Guard(), {Key: op.Key, ModRevision: revision}}, []etcd.Op{op})
 }
 
 // sweep removes reports of an agent, unless it beats, or any of them is another by now.

@@ -164,7 +164,7 @@ func (c *Core) Step(event Event) []Effect {
 	case UnreadableVerdict:
 		c.unreadableVerdict(in.Key)
 	case NotWritten:
-		c.notWritten(in.Key)
+		c.notWritten(in)
 	case Found:
 		c.found(in.Is)
 	}
@@ -543,12 +543,17 @@ func (c *Core) stored(in Stored) {
 
 // count lets the account count: the job is judged anew.
 func (c *Core) count(e *entry) {
+	e.noteOver(c.now)
+	c.settle(e)
+}
+
+// noteOver notes since when the job has been known to be over.
+func (e *entry) noteOver(now time.Duration) {
 	if e.account.Verdict.Over == job.Yes && e.overSeen == 0 {
-		e.overSeen = max(c.now, 1)
+		e.overSeen = max(now, 1)
 	} else if e.account.Verdict.Over != job.Yes {
 		e.overSeen = 0
 	}
-	c.settle(e)
 }
 
 // erased takes the disappearance of a verdict. If it was retired, that was the purpose; if not, it is written again.
@@ -589,15 +594,25 @@ func (c *Core) unreadableVerdict(key job.Key) {
 	e.sealed, e.writing = true, false
 }
 
-func (c *Core) notWritten(key job.Key) {
-	if cl := c.clusters[key.ClusterKey()]; cl != nil && key.ID == "" {
+// notWritten ends a write; the next Tick proposes again, not this. What was written and lost counts as if it had been told before it was lost.
+func (c *Core) notWritten(in NotWritten) {
+	if cl := c.clusters[in.Key.ClusterKey()]; cl != nil && in.Key.ID == "" {
 		cl.writing = false
+		if lost, is := in.Lost.(StoredCluster); is {
+			cl.count(lost.Cluster, c.now)
+			cl.anew = true
+		}
 		c.dueClusters.set(cl, c.now)
 		return
 	}
-	if e := c.jobs[key]; e != nil {
+	if e := c.jobs[in.Key]; e != nil {
 		e.writing = false
-		c.due.set(e, c.now) // with the next Tick, not before
+		if lost, is := in.Lost.(Stored); is {
+			e.account = lost.Account
+			e.share()
+			e.noteOver(c.now)
+		}
+		c.due.set(e, c.now)
 	}
 }
 

@@ -517,7 +517,7 @@ func TestOrderAndDuplicatesDoNotMatter(t *testing.T) {
 				m.verdicts, m.history, m.clusters = maps.Clone(kept.verdicts), maps.Clone(kept.history), maps.Clone(kept.clusters)
 				m.store.revision = kept.revision
 				core, _ := New(m.cfg)
-				r := &replica{w: m.world, core: core, writing: map[job.Key]bool{}}
+				r := &replica{w: m.world, core: core, writing: map[job.Key]Input{}}
 				m.replicas = []*replica{r}
 				play(r)
 			}

@@ -6,8 +6,8 @@
 //
 //   - Step proposes. A verdict counts only once Stored: when the driver has brought it back from the store.
 //   - Each Write ends in one Stored of its revision or one NotWritten; and in an Erased, or a list that shows that the verdict is
-//     gone, since it is refused then. Until its end the core proposes nothing more for that job. The driver never retries; a later Tick proposes again. An outcome that the driver does not know is NotWritten:
-//     the if-revision makes a repetition safe.
+//     gone, since it is refused then. Until its end the core proposes nothing more for that job. The driver never retries; a later
+//     Tick proposes again. An outcome that the driver does not know is NotWritten: the if-revision makes a repetition safe.
 //   - A source tells its whole truth between Listing and Synced; what it did not tell in between is gone. While a source is not
 //     synced nothing is proposed.
 //   - Events of one source come in the store's order. Between sources there is no order.
@@ -193,8 +193,12 @@ type (
 	Erased struct{ Key job.Key }
 	// UnreadableVerdict says that a verdict is there and cannot be read. It is never written over.
 	UnreadableVerdict struct{ Key job.Key }
-	// NotWritten says that a Write was refused, failed, or ended without an answer.
-	NotWritten struct{ Key job.Key }
+	// NotWritten says that a Write was refused, failed, or ended without an answer. Lost is nil, or what etcd had carried out and does not show any
+	// more: a Stored or a StoredCluster that was never told. It may have been served.
+	NotWritten struct {
+		Key  job.Key
+		Lost Input
+	}
 	// Found says what lies in the store in truth: a Stored, an UnreadableVerdict or an Erased, where Recall says something else though the core was
 	// told everything.
 	Found struct{ Is Input }

@@ -119,8 +119,8 @@ type replica struct {
 	writes string
 	held   []Effect
 	unseen []Input
-	// writing are the jobs with a write under way, as the contract counts them, and whether etcd has carried it out.
-	writing map[job.Key]bool
+	// writing are the jobs with a write under way, as the contract counts them, and what etcd holds once it has carried it out.
+	writing map[job.Key]Input
 	queue   []Input
 }
 
@@ -130,7 +130,7 @@ func (w *world) lead(name string, first Source) *replica {
 	if err != nil {
 		panic(err)
 	}
-	r := &replica{w: w, name: name, core: core, writing: map[job.Key]bool{}}
+	r := &replica{w: w, name: name, core: core, writing: map[job.Key]Input{}}
 	w.replicas = append(w.replicas, r)
 	r.list(first)
 	r.list(1 - first)
@@ -161,11 +161,17 @@ func (r *replica) step(input Input) {
 		}
 		switch in := r.queue[0].(type) {
 		case Stored:
-			delete(r.writing, in.Account.Key)
+			r.endWrite(in.Account.Key, in.Revision)
 		case StoredCluster:
-			delete(r.writing, wholeCluster(in.Cluster.Key))
+			r.endWrite(wholeCluster(in.Cluster.Key), in.Revision)
 		case Erased:
-			delete(r.writing, in.Key)
+			r.endWrite(in.Key, 0)
+		case Synced:
+			for _, key := range slices.SortedFunc(maps.Keys(r.writing), compareKeys) {
+				if r.writing[key] != nil && r.w.lacks(in.Source, key) {
+					r.endWrite(key, 0)
+				}
+			}
 		case NotWritten:
 			delete(r.writing, in.Key)
 		}
@@ -177,6 +183,35 @@ func (r *replica) step(input Input) {
 		}
 		r.queue = r.queue[1:]
 	}
+}
+
+// endWrite ends the write of a record that is told of at a revision, 0 if it is not there. What etcd had carried out at another was lost.
+func (r *replica) endWrite(key job.Key, revision int64) {
+	var lost bool
+	switch is := r.writing[key].(type) {
+	case Stored:
+		lost = is.Revision != revision
+	case StoredCluster:
+		lost = is.Revision != revision
+	}
+	if lost {
+		input := NotWritten{Key: key, Lost: r.writing[key]}
+		if effects := r.core.Step(Event{At: r.w.now, Wall: r.w.wall, Input: input}); len(effects) > 0 {
+			r.w.breach("%T brought %d effects", input, len(effects))
+		}
+	}
+	delete(r.writing, key)
+}
+
+// lacks says whether a source would tell of a record, and the store does not have it.
+func (w *world) lacks(source Source, key job.Key) bool {
+	switch {
+	case source == Verdicts && key.ID != "":
+		return w.verdicts[key].Revision == 0
+	case source == Clusters && key.ID == "":
+		return w.clusters[key.ClusterKey()].Revision == 0
+	}
+	return false
 }
 
 // mayConcern says whether an event may lead to a write of a job: a record of one cluster changes nothing in another, the news of a
@@ -257,7 +292,7 @@ func (r *replica) carryOut(effect Effect) {
 	if _, under := r.writing[key]; under {
 		r.w.breach("a second write of %s while one is under way", key.ID)
 	}
-	r.writing[key] = false
+	r.writing[key] = nil
 	tell := r.tell
 	if key.ID == "" && !r.w.showClusters {
 		tell = func(string, ...any) {}
@@ -354,7 +389,7 @@ func (w *world) commit(author *replica, effect Effect, seen *[]Input) bool {
 		w.verdicts[key] = stored
 		w.enter(key, e.Entries)
 		if _, under := author.writing[key]; under {
-			author.writing[key] = true
+			author.writing[key] = stored
 		}
 		deliver(Verdicts, stored)
 	case Sweep:
@@ -403,7 +438,7 @@ func (w *world) commit(author *replica, effect Effect, seen *[]Input) bool {
 		}
 		w.clusters[e.Cluster.Key] = stored
 		if _, under := author.writing[key]; under {
-			author.writing[key] = true
+			author.writing[key] = stored
 		}
 		deliver(Clusters, stored)
 	case ForgetCluster:
@@ -574,24 +609,8 @@ func (r *replica) list(source Source) {
 		}
 	}
 	r.follows[source], r.silent[source] = true, false
-	carriedOut := maps.Clone(r.writing)
-	missing := func(key job.Key) bool {
-		switch {
-		case source == Verdicts && key.ID != "":
-			return w.verdicts[key].Revision == 0
-		case source == Clusters && key.ID == "":
-			return w.clusters[key.ClusterKey()].Revision == 0
-		}
-		return false
-	}
-	maps.DeleteFunc(r.writing, func(k job.Key, _ bool) bool { return missing(k) })
+	maps.DeleteFunc(r.writing, func(k job.Key, is Input) bool { return is == nil && w.lacks(source, k) })
 	r.step(Synced{Source: source, Revision: w.revision})
-	for _, key := range slices.SortedFunc(maps.Keys(carriedOut), compareKeys) {
-		// What etcd carried out and the list does not show was lost with the store's past.
-		if carriedOut[key] && missing(key) {
-			r.step(NotWritten{Key: key})
-		}
-	}
 	r.progress(source)
 }
 

@@ -49,7 +49,7 @@ type aggregator struct {
 	reign    *reign
 	core     *settle.Core
 	outdated bool
-	writing  map[job.Key]bool
+	writing  map[job.Key]write
 	owed     map[job.Key]bool
 	// what was followed in earlier reigns, by source
 	last     [len(stores)]etcd.Update
@@ -114,7 +114,7 @@ func (r *replica) moment() time.Time { return time.UnixMilli(epochMillis).Add(r.
 func (r *replica) start() {
 	r.lives++
 	a := &aggregator{
-		r: r, number: r.lives, born: r.w.now, feedSeen: map[board.Feed]int64{}, healthy: map[board.Feed]int64{}, writing: map[job.Key]bool{},
+		r: r, number: r.lives, born: r.w.now, feedSeen: map[board.Feed]int64{}, healthy: map[board.Feed]int64{}, writing: map[job.Key]write{},
 		owed: map[job.Key]bool{},
 	}
 	b, err := board.New(board.Options{Site: site, Hold: r.w.cfg.Hold, Ring: 64, Now: r.moment})
@@ -309,7 +309,7 @@ func (a *aggregator) lead(g *reign) {
 		if err != nil {
 			panic(err)
 		}
-		a.core, a.outdated, a.writing = core, false, map[job.Key]bool{}
+		a.core, a.outdated, a.writing = core, false, map[job.Key]write{}
 		a.told = nil
 	}
 	if a.told != nil {
@@ -403,7 +403,7 @@ func (g *reign) abdicate() {
 	lease := g.lease
 	a.r.client.call(2*time.Second, func() error { w.etcd.revoke(lease); return nil }, func(error) {})
 	for _, key := range sortedKeys(a.writing) {
-		a.step(settle.NotWritten{Key: key}, nil)
+		a.step(settle.NotWritten{Key: key, Lost: a.writing[key].is}, nil)
 	}
 	g.stop()
 	for _, source := range append(stores[:], settle.Pods, settle.Probes) {
@@ -487,14 +487,19 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 	w := a.r.w
 	switch in := input.(type) {
 	case settle.Stored:
-		delete(a.writing, in.Account.Key)
-		delete(a.owed, in.Account.Key)
+		a.endWrite(in.Account.Key, in.Revision, g)
 	case settle.StoredCluster:
-		delete(a.writing, wholeCluster(in.Cluster.Key))
-		delete(a.owed, wholeCluster(in.Cluster.Key))
+		a.endWrite(wholeCluster(in.Cluster.Key), in.Revision, g)
 	case settle.Erased:
-		delete(a.writing, in.Key)
-		delete(a.owed, in.Key)
+		a.endWrite(in.Key, 0, g)
+	case settle.UnreadableVerdict:
+		a.endWrite(in.Key, 0, g)
+	case settle.Synced:
+		for _, key := range sortedKeys(a.writing) {
+			if a.writing[key].is != nil && (in.Source == settle.Verdicts && key.ID != "" || in.Source == settle.Clusters && key.ID == "") {
+				a.endWrite(key, 0, g)
+			}
+		}
 	case settle.NotWritten:
 		delete(a.writing, in.Key)
 		a.owed[in.Key] = true
@@ -506,20 +511,24 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 		switch e := effect.(type) {
 		case settle.Write:
 			w.proposed(e)
-			a.writing[e.Account.Key] = false
+			a.writing[e.Account.Key] = write{revision: e.IfRevision}
 			g.write(e.Account.Key, e)
 		case settle.Forget:
-			a.writing[e.Key] = false
+			a.writing[e.Key] = write{revision: e.IfRevision}
 			g.forget(e)
 		case settle.Sweep:
 			g.sweep(e)
 		case settle.WriteCluster:
-			a.writing[wholeCluster(e.Cluster.Key)] = false
-			g.ifUnchanged(e.Cluster.Key, e.IfRevision, etcd.Op{Value: record.EncodeCluster(e.Cluster)})
+			a.writing[wholeCluster(e.Cluster.Key)] = write{revision: e.IfRevision}
+			g.ifUnchanged(e.Cluster.Key, e.IfRevision, etcd.Op{Value: record.EncodeCluster(e.Cluster)}, func(revision int64) settle.Input {
+				return settle.StoredCluster{Cluster: e.Cluster, Revision: revision}
+			})
 		case settle.ForgetCluster:
 			w.forgetsCluster(a.r, e.Key)
-			a.writing[wholeCluster(e.Key)] = false
-			g.ifUnchanged(e.Key, e.IfRevision, etcd.Op{Delete: true})
+			a.writing[wholeCluster(e.Key)] = write{revision: e.IfRevision}
+			g.ifUnchanged(e.Key, e.IfRevision, etcd.Op{Delete: true}, func(int64) settle.Input {
+				return settle.Erased{Key: wholeCluster(e.Key)}
+			})
 		case settle.Condition:
 			a.told = &e
 			w.conditionTold(a, e)
@@ -530,13 +539,30 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 			g.check(e)
 		}
 	}
-	if synced, is := input.(settle.Synced); is && (synced.Source == settle.Verdicts || synced.Source == settle.Clusters) {
-		for _, key := range sortedKeys(a.writing) {
-			if a.writing[key] && (key.ID == "") == (synced.Source == settle.Clusters) {
-				a.step(settle.NotWritten{Key: key}, g)
-			}
-		}
+}
+
+// write is one under way (the settler's).
+type write struct {
+	revision int64
+	is       settle.Input
+}
+
+// endWrite ends the write of a record that is told of at a revision (settler.endWrite).
+func (a *aggregator) endWrite(key job.Key, revision int64, g *reign) {
+	lost := false
+	switch is := a.writing[key].is.(type) {
+	case settle.Stored:
+		lost = is.Revision != revision
+	case settle.StoredCluster:
+		lost = is.Revision != revision
+	case settle.Erased:
+		lost = revision != 0
 	}
+	if lost {
+		a.step(settle.NotWritten{Key: key, Lost: a.writing[key].is}, g)
+	}
+	delete(a.writing, key)
+	delete(a.owed, key)
 }
 
 // guard is what every write of the reign compares: the leader's key is still its own.
@@ -559,21 +585,21 @@ func (g *reign) write(key job.Key, e settle.Write) {
 			ops = append(ops, etcd.Op{Key: record.HistoryKey(site, key, old), Delete: true})
 		}
 	}
-	g.transact(key, func() error {
-		_, err := w.etcd.commit(guards, ops)
-		return err
+	g.transact(key, e.IfRevision, func() (settle.Input, error) {
+		revision, err := w.etcd.commit(guards, ops)
+		return settle.Stored{Account: e.Account, Revision: revision}, err
 	})
 }
 
 // ifUnchanged does one operation on a cluster's record (writer.ifUnchanged).
-func (g *reign) ifUnchanged(cluster job.ClusterKey, revision int64, op etcd.Op) {
+func (g *reign) ifUnchanged(cluster job.ClusterKey, revision int64, op etcd.Op, is func(revision int64) settle.Input) {
 	if g == nil {
 		return
 	}
 	op.Key = record.ClusterKey(site, cluster)
-	g.transact(wholeCluster(cluster), func() error {
-		_, err := g.a.r.w.etcd.commit([]etcd.Guard{g.guard(), {Key: op.Key, ModRevision: revision}}, []etcd.Op{op})
-		return err
+	g.transact(wholeCluster(cluster), revision, func() (settle.Input, error) {
+		at, err := g.a.r.w.etcd.commit([]etcd.Guard{g.guard(), {Key: op.Key, ModRevision: revision}}, []etcd.Op{op})
+		return is(at), err
 	})
 }
 
@@ -582,19 +608,27 @@ func wholeCluster(key job.ClusterKey) job.Key {
 	return job.Key{Namespace: key.Namespace, Cluster: key.Cluster}
 }
 
-// transact does one transaction of the writer, and tells how it ended.
-func (g *reign) transact(key job.Key, serve func() error) {
+// transact does one transaction of the writer, and tells how it ended (settler.ended).
+func (g *reign) transact(key job.Key, revision int64, serve func() (settle.Input, error)) {
 	a := g.a
-	a.call(5*time.Second, serve, func(err error) {
+	var is settle.Input
+	a.call(5*time.Second, func() (err error) {
+		is, err = serve()
+		return err
+	}, func(err error) {
 		tell := func() {
 			if g.over {
 				return
 			}
 			if err != nil {
 				a.r.w.met["write "+err.Error()]++
+			}
+			switch under, writing := a.writing[key]; {
+			case !writing || under.revision != revision:
+			case err != nil:
 				g.step(settle.NotWritten{Key: key})
-			} else if _, under := a.writing[key]; under {
-				a.writing[key] = true
+			default:
+				a.writing[key] = write{revision, is}
 			}
 		}
 		if err != nil && !errors.Is(err, errRefused) {
@@ -612,17 +646,17 @@ func (g *reign) forget(e settle.Forget) {
 	}
 	w := g.a.r.w
 	w.forgets(e.Key)
-	g.transact(e.Key, func() error {
+	g.transact(e.Key, e.IfRevision, func() (settle.Input, error) {
 		for _, agent := range e.Reports {
 			w.retires(agent, e.Key)
 			if _, err := w.etcd.commit([]etcd.Guard{g.guard()}, []etcd.Op{{Key: record.ReportKey(site, agent, e.Key.ID), Delete: true}}); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		verdict := record.VerdictKey(site, e.Key)
 		_, err := w.etcd.commit([]etcd.Guard{g.guard(), {Key: verdict, ModRevision: e.IfRevision}},
 			[]etcd.Op{{Key: verdict, Delete: true}, {Key: record.HistoryPrefix(site, e.Key), Delete: true, Prefix: true}})
-		return err
+		return settle.Erased{Key: e.Key}, err
 	})
 }
 
