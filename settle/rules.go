@@ -129,6 +129,9 @@ func (j *judgement) listen() {
 			j.partial = true // the rest is heard when this is stored
 			return
 		}
+		if rank == liveAttempt {
+			j.reinstate(s.report.StartTime)
+		}
 		switch news := j.news(s); {
 		case news && !j.take(s), !news && rank == echo:
 			waiting = append(waiting, s) // the next best may have a say meanwhile
@@ -189,7 +192,8 @@ func (j *judgement) rank(s *sight) int {
 	}
 	v, r := &j.account.Verdict, s.report
 	current := v.Attempt.Number > 0 && r.StartTime == v.Attempt.StartTime
-	unseen := !current && !slices.Contains(j.account.Books.Past, r.StartTime) && !j.precedes(r.StartTime, v.Attempt.StartTime)
+	unseen := !current && !j.precedes(r.StartTime, v.Attempt.StartTime) &&
+		(!slices.Contains(j.account.Books.Past, r.StartTime) || s.live() && !r.State.Terminal() && j.mistaken(r.StartTime))
 	switch {
 	case current && ended(*v):
 		return mute
@@ -357,7 +361,7 @@ func (j *judgement) weigh(t evidence.Transition) (takes, waits bool) {
 	another := v.Attempt.Number == 0 || t.StartTime != v.Attempt.StartTime
 	switch {
 	case v.Attempt.Number > 0 && slices.Contains(j.account.Books.Past, t.StartTime):
-		return false, false // S4: a superseded attempt never returns
+		return false, false // S4: what was superseded does not return by itself
 	case isAlreadyDone(t):
 		return v.Over != job.Yes, false
 	case t.State == job.Failed && t.CauseAsked != job.Yes && (another || v.State == job.Initializing):
