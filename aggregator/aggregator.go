@@ -296,8 +296,9 @@ func (a *Aggregator) showLife(ctx context.Context, term etcd.Term, leader record
 	ticker := time.NewTicker(a.o.Settle.Tick)
 	defer ticker.Stop()
 	for written := (time.Time{}); ; {
-		if now := time.Now(); a.settler.judges() && now.Sub(written) >= a.o.Settle.Hold/3 {
-			leader.Ticked, leader.Fresh = job.StampOf(now.UnixMilli()), a.settler.fresh()
+		now, fresh := time.Now(), a.settler.fresh()
+		if a.settler.judges() && (now.Sub(written) >= a.o.Settle.Hold/3 || leader.Fresh && !fresh) {
+			leader.Ticked, leader.Fresh = job.StampOf(now.UnixMilli()), fresh
 			bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 			_, err := etcd.Commit(bounded, a.o.Etcd, []etcd.Guard{term.Guard()},
 				[]etcd.Op{{Key: term.Key, Value: record.EncodeLeader(leader), Lease: term.Lease}})

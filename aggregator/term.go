@@ -48,7 +48,7 @@ type settler struct {
 	// told says of which stores the core was told all, and whole that it was of all when it last took a Tick.
 	told  [len(stores)]bool
 	whole atomic.Bool
-	// wholeAt is since when, in nanoseconds since begin.
+	// wholeAt is when that was so first in this reign, in nanoseconds since begin; 0 if it never was.
 	wholeAt atomic.Int64
 	// owed are the jobs whose last write failed, until it is known whether the core still wants it: what is served of them may be old. behind
 	// says that there are some.
@@ -131,6 +131,7 @@ func (s *settler) reign(ctx context.Context, term etcd.Term) error {
 	}
 	s.told, s.checked = [len(stores)]bool{}, checked{}
 	s.whole.Store(false)
+	s.wholeAt.Store(0)
 	s.reigning.Store(true)
 	defer s.reigning.Store(false)
 
@@ -242,7 +243,7 @@ func (s *settler) loop(ctx context.Context, inbox <-chan []settle.Input, outcome
 			s.ticked.Store(s.since())
 			s.settleDebts()
 			whole := !slices.Contains(s.told[:], false)
-			if whole && !s.whole.Load() {
+			if whole && s.wholeAt.Load() == 0 {
 				s.wholeAt.Store(s.since())
 			}
 			s.whole.Store(whole)
@@ -331,9 +332,12 @@ func (s *settler) step(input settle.Input, w *writer) {
 // endWrite ends the write of a record that is told of at a revision, 0 if it is not there. Where etcd had carried the write out, and this is not its
 // revision, the store has lost it: nobody else has written since, and what was written may have been served.
 func (s *settler) endWrite(key job.Key, revision int64, w *writer) {
-	if is := s.writing[key].is; is != nil {
-		if _, written, _ := recordOf(is); written != revision {
-			s.step(settle.NotWritten{Key: key, Lost: is}, w)
+	switch write, under := s.writing[key]; {
+	case under && write.is == nil && write.revision == revision:
+		return // it is told once more what the write is to find, which goes on
+	case write.is != nil:
+		if _, written, _ := recordOf(write.is); written != revision {
+			s.step(settle.NotWritten{Key: key, Lost: write.is}, w)
 		}
 	}
 	delete(s.writing, key)
@@ -430,9 +434,11 @@ func (s *settler) settleDebts() {
 	s.behind.Store(len(s.owed) > 0)
 }
 
-// fresh says whether the settler has heard all for too short a time to know who is silent.
+// fresh says whether it is too short a time since the settler first heard all for it to know who is silent. A watch that is lost later takes nothing
+// away from what it knows.
 func (s *settler) fresh() bool {
-	return !s.whole.Load() || time.Duration(s.since()-s.wholeAt.Load()) < s.cfg.Hold
+	at := s.wholeAt.Load()
+	return at == 0 || time.Duration(s.since()-at) < s.cfg.Hold
 }
 
 // judges says whether the settler hears all that lies in etcd, and judges by it, now, and what it judged could be written.

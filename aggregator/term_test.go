@@ -32,6 +32,7 @@ func TestWriteThatWasLostUntold(t *testing.T) {
 		s.step(settle.Tick{}, w)
 	}
 	carriedOut := outcome{key: key, revision: 5, is: settle.Stored{Account: finished, Revision: 7}}
+	failed := outcome{key: key, revision: 5, err: etcd.ErrUnknown}
 	for name, c := range map[string]struct {
 		outcome outcome
 		then    func(s *settler, w *writer)
@@ -46,8 +47,16 @@ func TestWriteThatWasLostUntold(t *testing.T) {
 			s.rest(outcomes)
 			lists(s, w, 2)
 		}, job.Finished},
-		"the watch tells of it":           {carriedOut, func(s *settler, w *writer) { s.step(carriedOut.is, w) }, job.Unknown},
-		"the list tells of it":            {carriedOut, func(s *settler, w *writer) { lists(s, w, 1, carriedOut.is) }, job.Unknown},
+		"the watch tells of it": {carriedOut, func(s *settler, w *writer) { s.step(carriedOut.is, w) }, job.Unknown},
+		"the list tells of it":  {carriedOut, func(s *settler, w *writer) { lists(s, w, 1, carriedOut.is) }, job.Unknown},
+		"a list comes before the outcome": {outcome{}, func(s *settler, w *writer) {
+			lists(s, w, 1, settle.Stored{Account: running, Revision: 5})
+			s.ended(failed, w)
+			if _, owed := s.owed[key]; !owed {
+				t.Error("the core does not hear that its write has failed")
+			}
+			lists(s, w, 2)
+		}, job.Running},
 		"the outcome is an earlier one's": {outcome{key: key, revision: 4, is: carriedOut.is}, func(s *settler, w *writer) { lists(s, w, 2) }, job.Running},
 	} {
 		t.Run(name, func(t *testing.T) {

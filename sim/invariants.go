@@ -254,7 +254,7 @@ func (w *world) served(a *aggregator) {
 		limit = 24 * time.Hour // it takes what waited in its sockets for new
 	case w.now-a.listed <= w.cfg.Hold/2+time.Second:
 		limit = 24 * time.Hour // it trusts what it found for so long
-	case a.met == 0 || w.now-a.met <= 2*w.cfg.Hold+2*time.Second:
+	case a.met == 0 || w.now-a.met <= 3*w.cfg.Hold+2*time.Second:
 		limit = 24 * time.Hour // a process that has just begun has not seen for how long nobody judged, and waits for a change of leader
 	case w.etcd.down > 0 || w.etcd.up > 0 && w.now-w.etcd.up <= w.cfg.Lease+w.cfg.Hold+5*time.Second:
 		limit = 24 * time.Hour // an etcd that was stopped carries out what it finds in its sockets, keepalives of the dead among them; one that was

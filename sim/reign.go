@@ -30,7 +30,7 @@ type reign struct {
 	// told says of which stores the core was told all, and whole that it was of all when it last took a Tick.
 	told    [len(stores)]bool
 	whole   bool
-	wholeAt time.Duration // since when
+	wholeAt time.Duration // when that was so first
 	// leader is what the leader's key says, and shown when it last did so anew.
 	leader  record.SiteLeader
 	shown   time.Duration
@@ -98,9 +98,8 @@ func (g *reign) tick() {
 			delete(g.a.owed, key)
 		}
 	}
-	was := g.whole
 	g.whole = !slices.Contains(g.told[:], false)
-	if g.whole && !was {
+	if g.whole && g.wholeAt == 0 {
 		g.wholeAt = g.a.r.w.now
 	}
 	if w := g.a.r.w; g.whole && w.watched.judges == 0 {
@@ -298,6 +297,9 @@ type write struct {
 
 // endWrite ends the write of a record that is told of at a revision (settler.endWrite).
 func (a *aggregator) endWrite(key job.Key, revision int64, g *reign) {
+	if write, under := a.writing[key]; under && write.is == nil && write.revision == revision {
+		return
+	}
 	lost := false
 	switch is := a.writing[key].is.(type) {
 	case settle.Stored:
@@ -474,13 +476,14 @@ func (g *reign) writeCondition() {
 func (g *reign) showLife() {
 	a, w := g.a, g.a.r.w
 	g.again(w.cfg.Tick, g.showLife)
-	if !g.judges() || w.now-g.shown < w.cfg.Hold/3 || g.showing {
+	fresh := g.wholeAt == 0 || w.now-g.wholeAt < w.cfg.Hold
+	if !g.judges() || w.now-g.shown < w.cfg.Hold/3 && (fresh || !g.leader.Fresh) || g.showing {
 		return
 	}
 	at := w.now
 	g.showing = true
+	g.leader.Ticked, g.leader.Fresh = w.stamp(a.r.skew), fresh
 	leader := g.leader
-	leader.Ticked, leader.Fresh = w.stamp(a.r.skew), w.now-g.wholeAt < w.cfg.Hold
 	a.call(5*time.Second, func() error {
 		_, err := w.etcd.commit([]etcd.Guard{g.guard()}, []etcd.Op{{Key: record.LeaderKey(site), Value: record.EncodeLeader(leader), Lease: g.lease}})
 		return err

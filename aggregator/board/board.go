@@ -217,7 +217,7 @@ func (s *Snapshot) noteLeader(listed bool) {
 	}
 	switch {
 	case s.judged.IsZero():
-		s.judged = s.led.Add((2 - credit) * s.hold) // how it was before, nobody here has seen: a change of leader is waited for
+		s.judged = s.led.Add((3 - credit) * s.hold) // how it was before, nobody here has seen: a change of leader is waited for
 	case !s.leader.Fresh && !listed:
 		s.judged = s.led
 	}

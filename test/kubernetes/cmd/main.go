@@ -5,6 +5,7 @@
 //	go run ./test/kubernetes/cmd flink         # the images of Flink
 //	go run ./test/kubernetes/cmd import FILE   # any other image
 //	go run ./test/kubernetes/cmd down
+//	go run ./test/kubernetes/cmd build         # only what takes the ten minutes
 package main
 
 import (
@@ -21,6 +22,7 @@ import (
 	"github.com/holdfast-dev/holdfast/test/flink/flinkproc"
 	"github.com/holdfast-dev/holdfast/test/kubernetes/flinkimage"
 	"github.com/holdfast-dev/holdfast/test/kubernetes/node"
+	"github.com/holdfast-dev/holdfast/test/machine"
 )
 
 func main() {
@@ -43,6 +45,12 @@ func command() *cobra.Command {
 		&cobra.Command{
 			Use: "up", Short: "boot the node, if it does not run, and leave it running", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return up(cmd.Context(), cmd.OutOrStdout()) },
+		},
+		&cobra.Command{
+			Use: "build", Short: "compile what the node is made of, and boot nothing", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return node.Build(cmd.Context(), machine.NewTeller(cmd.ErrOrStderr(), "node: "))
+			},
 		},
 		&cobra.Command{
 			Use: "env", Short: "print the environment that kubectl, helm and ctr need", Args: cobra.NoArgs,

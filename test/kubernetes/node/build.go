@@ -55,6 +55,12 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "holdfast", "kubernetes"), nil
 }
 
+// Build builds what a node is made of, if nobody has: some ten minutes of two processors.
+func Build(ctx context.Context, tell machine.Teller) error {
+	_, err := buildAll(ctx, tell)
+	return err
+}
+
 // buildAll builds what has not been built yet from these sources.
 func buildAll(ctx context.Context, tell machine.Teller) (*programs, error) {
 	var built programs

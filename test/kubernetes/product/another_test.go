@@ -113,7 +113,7 @@ tests: {enabled: false}
 		t.Error("an agent kept the pod")
 	}
 	for _, v := range onlyKnown(t, another, r.jobs()) {
-		if !slices.ContainsFunc([]string{"CANCELED Witnessed over=yes", "CANCELLING Held over=no", "RUNNING Held over=no"}, func(may string) bool {
+		if !slices.ContainsFunc([]string{"CANCELED Witnessed over=yes", "CANCELLING Held over=no", "RUNNING Held over=no", "UNKNOWN Inferred over=yes"}, func(may string) bool {
 			return strings.HasPrefix(v.String(), may)
 		}) {
 			t.Errorf("a job that was canceled is shown as %s", v)

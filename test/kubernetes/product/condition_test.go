@@ -20,12 +20,13 @@ func (c condition) String() string {
 	return fmt.Sprintf("%s %s over=%s %s", c.Condition, c.Certainty, c.Over, c.Reason)
 }
 
-// conditionIs waits until a cluster's condition is shown as wanted (a beginning of condition.String). What it may never be shown as on the way fails
-// the test, and so does any job of the cluster: main() has submitted none.
-func conditionIs(t *testing.T, r *running, limit time.Duration, want string, never ...string) (now condition) {
+// conditionIs waits until a cluster's condition is shown as wanted (a beginning of condition.String), for as long as other tests may keep the
+// aggregators from the API server: nothing is concluded meanwhile. What it may never be shown as on the way fails the test, and so does any job of
+// the cluster: main() has submitted none.
+func conditionIs(t *testing.T, r *running, want string, never ...string) (now condition) {
 	t.Helper()
 	begin := time.Now()
-	eventually(t, limit, r.ID()+" is shown as "+want, func(ctx context.Context) error {
+	eventually(t, 4*(outage(t)+time.Minute)+3*time.Minute, r.ID()+" is shown as "+want, func(ctx context.Context) error {
 		var list struct{ Items []condition }
 		err := fmt.Errorf("no replica can be asked")
 		for _, replica := range holdfast.replicas(ctx) {
@@ -75,20 +76,20 @@ func TestConditionsOfClustersWithoutAJob(t *testing.T) {
 		t.Parallel()
 		// Flink 2.3 takes its Deployment away at once, within 10 s of its start: nothing is left of which anything could be said.
 		r := start(t, flinkpod.Options{Dist: cluster.Flinks[0], ID: "throws"}, flinkproc.Job{Throws: true})
-		conditionIs(t, r, 3*time.Minute, "CrashLoop Inferred over=no", "JobManagerDown Inferred over=yes", "ImagePull")
+		conditionIs(t, r, "CrashLoop Inferred over=no", "JobManagerDown Inferred over=yes", "ImagePull")
 	})
 	t.Run("main submits nothing", func(t *testing.T) {
 		t.Parallel()
 		r := start(t, flinkpod.Options{Dist: newest, ID: "idle"}, flinkproc.Job{Idle: true})
-		conditionIs(t, r, 3*time.Minute, "NoJob Witnessed over=no", "CrashLoop", "ImagePull", "JobManagerDown Inferred over=yes")
+		conditionIs(t, r, "NoJob Witnessed over=no", "CrashLoop", "ImagePull", "JobManagerDown Inferred over=yes")
 		check(t, r.Remove(limit(t)))
-		conditionIs(t, r, 3*time.Minute, "JobManagerDown Inferred over=yes", "CrashLoop", "ImagePull")
+		conditionIs(t, r, "JobManagerDown Inferred over=yes", "CrashLoop", "ImagePull")
 	})
 	t.Run("no image", func(t *testing.T) {
 		t.Parallel()
 		r := start(t, flinkpod.Options{Dist: newest, ID: "imageless", Config: map[string]string{
 			"kubernetes.container.image.ref": "registry.invalid/flink:none",
 		}}, flinkproc.Job{Idle: true})
-		conditionIs(t, r, 3*time.Minute, "ImagePull Inferred over=no", "CrashLoop", "NoJob", "Ready")
+		conditionIs(t, r, "ImagePull Inferred over=no", "CrashLoop", "NoJob", "Ready")
 	})
 }
