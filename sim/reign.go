@@ -102,7 +102,10 @@ func (g *reign) tick() {
 	if g.whole && g.wholeAt == 0 {
 		g.wholeAt = g.a.r.w.now
 	}
-	if w := g.a.r.w; g.whole && w.watched.judges == 0 {
+	switch w := g.a.r.w; {
+	case len(g.a.owed) > 0:
+		w.watched.judges = 0 // who cannot write does not judge
+	case g.whole && w.watched.judges == 0:
 		w.watched.judges = w.now
 	}
 	if g.whole && len(g.a.owed)+len(g.a.writing) == 0 {
