@@ -74,6 +74,42 @@ func TestS13(t *testing.T) {
 	}
 }
 
+// A board that begins has not seen for how long nobody has judged: leaders of which none has watched for long enough are trusted until one of them
+// can have, though all replicas were killed at once and the dead leader's lease was waited for.
+func TestS13WaitsForALeaderThatHasWatched(t *testing.T) {
+	for name, c := range map[string]struct {
+		ticks int // of a fresh leader, each half a hold time after the one before
+		want  string
+	}{
+		"while one can have": {5, "RUNNING Witnessed FlinkSaid"},
+		"and no longer":      {7, "RUNNING Held NoSettler"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, err := New(Options{Site: "default", Hold: hold})
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.Apply(Identity, listed(10, identity(1)))
+				for _, f := range []Feed{Condition, Clusters, Leader} {
+					b.Apply(f, listed(10))
+				}
+				b.Apply(Verdicts, listed(10, verdict(orders, 9, running())))
+				for i := range c.ticks {
+					leader := record.SiteLeader{Name: "one", Since: "2026-01-02T15:00:00.000Z", Ticked: job.Stamp(fmt.Sprintf("2026-01-02T15:01:%02d.000Z", i)), Fresh: true}
+					b.Apply(Leader, changed(etcd.Pair{Key: record.LeaderKey("default"), ModRevision: 20, Value: record.EncodeLeader(leader)}))
+					time.Sleep(hold / 2)
+					b.Apply(Verdicts, progressed(50))
+					b.Apply(Leader, progressed(50))
+				}
+				if got := shown(b, orders); got != c.want {
+					t.Errorf("shown as %s, want %s", got, c.want)
+				}
+			})
+		})
+	}
+}
+
 // That somebody holds the leader's lease proves nothing: a settler that hears nothing any more holds it, too, for a while.
 func TestS13WantsTheLeadersSignOfLife(t *testing.T) {
 	ticked := func(at string) etcd.Pair {

@@ -130,6 +130,8 @@ var bugs = []bug{
 		"			e.account = lost.Account\n", "			_ = lost\n", []string{scripts}},
 	{"what was under way at the end of a reign is forgotten", "aggregator/term.go",
 		"settle.NotWritten{Key: key, Lost: write.is}, nil)", "settle.NotWritten{Key: key, Lost: write.is.(settle.Erased)}, nil)", []string{"./aggregator -run LostUntold"}},
+	{"S13: a board that begins waits for no leader that has watched", "aggregator/board/board.go",
+		"s.led.Add((3 - credit) * s.hold)", "s.led.Add((1 - credit) * s.hold)", []string{"./aggregator/board -run S13"}},
 	{"a write ends when what it is to replace is told once more", "aggregator/term.go",
 		"	case under && write.is == nil && write.revision == revision:\n", "	case under && revision < 0:\n", []string{"./aggregator -run LostUntold"}},
 	{"a write ends with the outcome of the one before it", "aggregator/term.go",
