@@ -232,7 +232,9 @@ func (a *Aggregator) follow(ctx context.Context, feed board.Feed) {
 		if feed != board.Identity {
 			return
 		}
-		switch is := a.board.Snapshot().Identity().Epoch; {
+		is := a.board.Snapshot().Identity().Epoch
+		a.settler.noteEpoch(is)
+		switch {
 		case is < a.settler.epoch.Load(): // an older life of the store, which may have got further than the one that came between
 			a.settler.setBack.Store(true)
 			a.replaced.Store(true)
@@ -326,7 +328,7 @@ func (a *Aggregator) keepEpoch(ctx context.Context, term etcd.Term) {
 	defer ticker.Stop()
 	for {
 		if a.replaced.Load() {
-			err := renew(ctx, a.o.Etcd, a.o.Site, a.o.UID, term, a.settler.epoch.Load())
+			err := a.renew(ctx, term)
 			switch {
 			case err == nil:
 				a.replaced.Store(false)

@@ -244,6 +244,13 @@ func (w *witness) beat() {
 	w.put(record.BeatKey(w.site, w.agent), record.EncodeBeat(b), clientv3.WithLease(w.lease))
 }
 
+// leave is the last word of an agent that ends in order.
+func (w *witness) leave() {
+	w.t.Helper()
+	goodbye := evidence.Beat{Agent: w.agent, Session: "s-" + w.agent.PodUID, Goodbye: true, At: "now"}
+	w.put(record.BeatKey(w.site, w.agent), record.EncodeBeat(goodbye), clientv3.WithLease(w.lease))
+}
+
 func (w *witness) report(id string, start job.Stamp, states ...job.State) {
 	w.t.Helper()
 	for _, s := range states {

@@ -27,7 +27,6 @@ import (
 	"github.com/holdfast-dev/holdfast/aggregator/board"
 	"github.com/holdfast-dev/holdfast/etcd"
 	"github.com/holdfast-dev/holdfast/etcd/etcdlocal/etcdproc"
-	"github.com/holdfast-dev/holdfast/evidence"
 	"github.com/holdfast-dev/holdfast/job"
 	"github.com/holdfast-dev/holdfast/record"
 	"github.com/holdfast-dev/holdfast/test/metric"
@@ -537,8 +536,7 @@ func TestAnOldMemoryDoesNotReturn(t *testing.T) {
 	p.witness.report(orders, "T2", job.Running)
 	p.within(bound, "RUNNING Witnessed over=no #2", second)
 	w.report(short.ID, "T1", job.Finished)
-	w.put(record.BeatKey(site, w.agent), record.EncodeBeat(evidence.Beat{Agent: w.agent, Session: "s-pod-2", Goodbye: true, At: "now"}),
-		clientv3.WithLease(w.lease))
+	w.leave()
 	w.die()
 	eventually(t, "the other job is forgotten", func() bool {
 		return stored(record.VerdictKey(site, short))+stored(record.HistoryPrefix(site, short))+stored(record.ReportKey(site, w.agent, short.ID)) == 0
@@ -555,6 +553,66 @@ func TestAnOldMemoryDoesNotReturn(t *testing.T) {
 	p.within(bound, "RUNNING Witnessed over=no #2", first) // so it has judged
 	time.Sleep(3 * impatient().Tick)                       // time to do the wrong thing
 	if n := stored(record.VerdictKey(site, short)); n != 0 {
+		t.Error("a job that was forgotten is back")
+	}
+}
+
+// The same where etcd was emptied while one of them was cut off: the other one wrote again what it remembered, and has forgotten a job since.
+// When the first is back, nothing tells that the other has led but the site's epoch.
+func TestAnOldMemoryDoesNotReturnToAnEmptiedStore(t *testing.T) {
+	t.Parallel()
+	const retain = 4 * time.Second
+	store := etcdproc.Start(t, 0)
+	p := &pair{t: t, store: store, client: store.Client(), replicas: []*process{startProcess(t, store, "one", retain), startProcess(t, store, "two", retain)}}
+	w := newWitness(t, p.client, "pod-1")
+	w.beat()
+	w.report(orders, "T1", job.Running)
+	p.within(bound, "RUNNING Witnessed over=no #1", p.replicas...)
+	for range 200 { // revisions that the emptied store does not reach
+		w.report(orders, "T1", job.Restarting, job.Running)
+	}
+	p.within(bound, "RUNNING Witnessed over=no #1", p.replicas...)
+	first, second := p.leader()
+	first.wire.set(drops)
+	p.reigns(second)
+	w.report(orders, "T1", job.Finished)
+	p.within(bound, "FINISHED Witnessed over=yes #1", second)
+
+	store.Empty()
+	store.Restart()
+	verdict := record.VerdictKey(site, job.Key{Namespace: "default", Cluster: "orders", ID: orders})
+	there := func() bool {
+		_, found, err := etcd.Read(t.Context(), p.client, verdict)
+		if err != nil {
+			t.Log(err)
+		}
+		return found || err != nil
+	}
+	eventually(t, "the verdict is in the store again", there)
+	w.beat()
+	w.leave()
+	eventually(t, "the job is forgotten", func() bool { return !there() })
+	eventually(t, "a new epoch begins", func() bool {
+		id, err := record.DecodeIdentity(read(t, p.client, record.IdentityKey(site)).Value)
+		return err == nil && id.Epoch == 2
+	})
+	second.kill()
+	eventually(t, "nobody leads", func() bool {
+		_, found, err := etcd.Read(t.Context(), p.client, record.LeaderKey(site))
+		return err == nil && !found
+	})
+
+	first.wire.set(passes)
+	p.reigns(first)
+	other := newWitness(t, p.client, "pod-2")
+	other.beat()
+	other.report("b1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4", "T1", job.Running)
+	eventually(t, "it judges", func() bool {
+		_, found, err := etcd.Read(t.Context(), p.client, strings.Replace(verdict, orders, "b1b2c3d4a1b2c3d4a1b2c3d4a1b2c3d4", 1))
+		return err == nil && found
+	})
+	time.Sleep(3 * impatient().Tick) // time to do the wrong thing
+	if there() {
 		t.Error("a job that was forgotten is back")
 	}
 }

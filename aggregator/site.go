@@ -53,25 +53,27 @@ func epochOf(ctx context.Context, c *clientv3.Client, site string) (int64, error
 }
 
 // renew gives the site its next epoch: the store turned out to be set back, emptied or another one, so that versions handed
-// out before mean nothing any more. atLeast is the epoch known before.
-func renew(ctx context.Context, c *clientv3.Client, site, uid string, term etcd.Term, atLeast int64) error {
-	pair, found, err := etcd.Read(ctx, c, record.IdentityKey(site))
+// out before mean nothing any more.
+func (a *Aggregator) renew(ctx context.Context, term etcd.Term) error {
+	key := record.IdentityKey(a.o.Site)
+	pair, found, err := etcd.Read(ctx, a.o.Etcd, key)
 	if err != nil {
 		return fmt.Errorf("read the site's epoch: %w", err)
 	}
-	epoch, guard := atLeast, etcd.Guard{Key: record.IdentityKey(site)}
+	epoch, guard := a.settler.epoch.Load(), etcd.Guard{Key: key}
 	if found {
 		id, err := record.DecodeIdentity(pair.Value)
 		if err != nil {
 			return err
 		}
-		if id.UID != uid {
+		if id.UID != a.o.UID {
 			return fmt.Errorf("%w: the store now says %s", ErrForeignSite, id.UID)
 		}
 		epoch, guard.ModRevision = max(epoch, id.Epoch), pair.ModRevision
 	}
-	_, err = etcd.Commit(ctx, c, []etcd.Guard{term.Guard(), guard},
-		[]etcd.Op{{Key: record.IdentityKey(site), Value: record.EncodeIdentity(record.SiteIdentity{UID: uid, Epoch: epoch + 1})}})
+	a.settler.begun.Store(epoch + 1)
+	_, err = etcd.Commit(ctx, a.o.Etcd, []etcd.Guard{term.Guard(), guard},
+		[]etcd.Op{{Key: key, Value: record.EncodeIdentity(record.SiteIdentity{UID: a.o.UID, Epoch: epoch + 1})}})
 	if err != nil {
 		return fmt.Errorf("begin a new epoch: %w", err)
 	}

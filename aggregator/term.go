@@ -34,10 +34,11 @@ type settler struct {
 	// bereft says that the store has lost its past, and may not have been given all of it back yet; lives are the epochs that were listed last.
 	bereft bool
 	lives  [len(stores)]int64
-	// epoch is the newest of the site that was seen, and setBack says that an older one was seen after it.
-	epoch   atomic.Int64
-	setBack atomic.Bool
-	begin   time.Time
+	// epoch is the newest of the site that was seen, begun the one that this replica tried to begin last, and setBack says that an older one than
+	// epoch was seen after it.
+	epoch, begun atomic.Int64
+	setBack      atomic.Bool
+	begin        time.Time
 	// condition is the one told last: a store that was emptied is to have it again.
 	condition *settle.Condition
 	// writing are the writes under way. A key without an ID is that of a cluster as a whole.
@@ -211,6 +212,7 @@ func (s *settler) storeLostItsPast(ctx context.Context) (bool, error) {
 		}
 		cancel()
 		if err == nil {
+			s.noteEpoch(epoch)
 			lost := s.setBack.Swap(false) || s.bereft || epoch < s.epoch.Load()
 			for _, i := range stores {
 				last := s.sources[i].last
@@ -224,6 +226,13 @@ func (s *settler) storeLostItsPast(ctx context.Context) (bool, error) {
 		}
 	}
 	return false, ctx.Err()
+}
+
+// noteEpoch notes that somebody else has begun an epoch: who did so has reigned since the store lost its past, perhaps unheard of.
+func (s *settler) noteEpoch(is int64) {
+	if known := s.epoch.Load(); known > 0 && is > known && is != s.begun.Load() {
+		s.outdated.Store(true)
+	}
 }
 
 // loop is the only place where the core is touched during a reign. It waits for nothing but events.

@@ -52,6 +52,7 @@ type aggregator struct {
 	epochs   [len(stores)]int64
 	replaced bool
 	epoch    int64             // the newest of the site that was seen
+	begun    int64             // the one that it tried to begin last
 	setBack  bool              // an older one was seen after it
 	told     *settle.Condition // the core's last
 	bereft   bool              // the store has lost its past, and may not have been given all of it back
@@ -214,7 +215,9 @@ func (a *aggregator) apply(feed board.Feed, u etcd.Update) {
 	}
 	a.board.Apply(feed, u)
 	if feed == board.Identity {
-		switch is := a.board.Snapshot().Identity().Epoch; {
+		is := a.board.Snapshot().Identity().Epoch
+		a.noteEpoch(is)
+		switch {
 		case is < a.epoch:
 			a.setBack, a.replaced = true, true
 		case is > a.epoch:
@@ -223,6 +226,13 @@ func (a *aggregator) apply(feed board.Feed, u etcd.Update) {
 		}
 	}
 	a.r.w.served(a)
+}
+
+// noteEpoch notes that somebody else has begun an epoch (settler.noteEpoch).
+func (a *aggregator) noteEpoch(is int64) {
+	if a.epoch > 0 && is > a.epoch && is != a.begun {
+		a.outdated = true
+	}
 }
 
 // name is what the leader's key says: a replica that was restarted is another.

@@ -165,12 +165,13 @@ func (w *world) judge(a job.Account) {
 	}
 }
 
-// up is for how long some JobManager of a cluster has run without a pause.
+// up is for how long some JobManager of a cluster had run without a pause when it was decided what is being stored: etcd, stopped, carries
+// out what it was sent before as soon as it is back.
 func (c *cluster) up() time.Duration {
 	longest := time.Duration(0)
 	for _, p := range c.pods {
 		if p.running && !p.lost && !p.leaving {
-			longest = max(longest, c.w.now-p.since)
+			longest = max(longest, c.w.now-c.w.etcd.late-p.since)
 		}
 	}
 	return longest

@@ -46,6 +46,7 @@ func (a *aggregator) lead(g *reign) {
 	w.met["reigns"]++
 	w.watched.judges = 0
 	a.reign = g
+	a.noteEpoch(w.epochStored())
 	lost := a.setBack || a.bereft || w.epochStored() < a.epoch || slices.ContainsFunc(a.last[:], func(last etcd.Update) bool {
 		now := etcd.Position{ClusterID: w.etcd.id, Revision: g.created, Term: w.etcd.term}
 		return now.Before(etcd.Position{ClusterID: last.ClusterID, Revision: last.Revision, Term: last.Term})
@@ -364,10 +365,13 @@ func wholeCluster(key job.ClusterKey) job.Key {
 
 // transact does one transaction of the writer, and tells how it ended (settler.ended).
 func (g *reign) transact(key job.Key, revision int64, serve func() (settle.Input, error)) {
-	a := g.a
+	a, w := g.a, g.a.r.w
+	asked := w.now
 	var is settle.Input
 	a.call(5*time.Second, func() (err error) {
+		w.etcd.late = w.now - asked
 		is, err = serve()
+		w.etcd.late = 0
 		return err
 	}, func(err error) {
 		tell := func() {
@@ -524,6 +528,7 @@ func (g *reign) keepEpoch() {
 			}
 			epoch, guard.ModRevision = max(epoch, id.Epoch), pair.ModRevision
 		}
+		a.begun = epoch + 1
 		_, err := w.etcd.commit([]etcd.Guard{g.guard(), guard},
 			[]etcd.Op{{Key: key, Value: record.EncodeIdentity(record.SiteIdentity{UID: uid, Epoch: epoch + 1})}})
 		return err

@@ -28,7 +28,9 @@ type store struct {
 	up    time.Duration // since when it answers again
 	queue []func()
 	// full is the alarm NOSPACE: what is written is refused, except deletions.
-	full      bool
+	full bool
+	// late is how long what is being carried out has waited for that.
+	late      time.Duration
 	followers []*follower
 	past      *store // the newest snapshot
 }

@@ -154,6 +154,8 @@ var bugs = []bug{
 		"			e.account, e.rewound, e.sealed = is.Account, 0, false\n", "", []string{"./settle -run Found"}},
 	{"a leader of old keeps its memory", "aggregator/term.go",
 		"	if s.outdated.Swap(false) || s.core == nil || !lost {", "	_ = lost\n	if s.core == nil {", []string{"./aggregator -run OldMemory"}},
+	{"a leader keeps its memory though another has begun an epoch", "aggregator/term.go",
+		"	if known := s.epoch.Load(); known > 0 &&", "	if known := s.epoch.Load(); known < 0 &&", []string{"./aggregator -run OldMemory"}},
 	{"conserve lets attempt numbers fall", "settle/conserve.go",
 		"	case next.Attempt.Number < previous.Attempt.Number,\n", "	case\n", []string{"./settle -run Conserve"}},
 	{"etcd: another history that has come further goes on from the one before", "etcd/past.go",
