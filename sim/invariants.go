@@ -3,6 +3,7 @@ package sim
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -197,35 +198,6 @@ func (w *world) check() {
 	w.watched.dirty = w.watched.dirty[:0]
 }
 
-// checkHistory holds a job's history against its verdict (invariant 9, and of 17 that it is bounded).
-func (w *world) checkHistory(key job.Key) {
-	account, there := w.watched.stored[key]
-	if !there {
-		return
-	}
-	keys := w.etcd.below(record.HistoryPrefix(site, key))
-	if len(keys) == 0 || len(keys) > job.HistoryLimit {
-		w.breach(17, "%s has a history of %d entries", key, len(keys))
-		return
-	}
-	sequence := int64(0)
-	for _, k := range keys {
-		place, err := record.ParseKey(site, k)
-		if err != nil || sequence != 0 && place.Sequence != sequence+1 {
-			w.breach(9, "%s: entry %d of the history comes after %d", key, place.Sequence, sequence)
-			return
-		}
-		sequence = place.Sequence
-	}
-	last, err := record.DecodeTransition(key, w.etcd.pairs[keys[len(keys)-1]].Value)
-	v := account.Verdict
-	if err != nil || last.Sequence != account.Books.Sequence || last.State != v.State || last.Over != v.Over || last.Attempt != v.Attempt ||
-		last.Certainty != v.Certainty {
-		w.breach(9, "%s: the history ends in %s %s over=%s, and the verdict is %s %s over=%s (%v)",
-			key, last.State, last.Certainty, last.Over, v.State, v.Certainty, v.Over, err)
-	}
-}
-
 const (
 	// answered is how old Flink's answer may be that is served as Witnessed: the hold time, before that a lease time, after which an agent that hangs lets
 	// its lease go, and another, after which etcd does where the agent cannot; and a tick each for the agent and the settler to notice.
@@ -322,6 +294,71 @@ func (w *world) stepped(a *aggregator, input settle.Input) {
 			w.breach(16, "conclusions have been frozen for %s", w.now-f)
 		}
 	}
+}
+
+// confined sees that evidence of one cluster changes nothing in another (invariant 12).
+func (w *world) confined(input settle.Input, effects []settle.Effect) {
+	of, one := concerns(input)
+	if !one {
+		return
+	}
+	for _, effect := range effects {
+		var cluster job.ClusterKey
+		switch e := effect.(type) {
+		case settle.Write:
+			cluster = e.Account.Key.ClusterKey()
+		case settle.WriteCluster:
+			cluster = e.Cluster.Key
+		case settle.Forget:
+			cluster = e.Key.ClusterKey()
+		case settle.ForgetCluster:
+			cluster = e.Key
+		case settle.Sweep:
+			cluster = e.Agent.ClusterKey()
+		default:
+			continue
+		}
+		if cluster != of {
+			w.breach(12, "%T of %s leads to %T of %s", input, of, effect, cluster)
+		}
+	}
+}
+
+// concerns says of which cluster an input tells, if it is one.
+func concerns(input settle.Input) (of job.ClusterKey, one bool) {
+	switch in := input.(type) {
+	case settle.Beat:
+		return in.Beat.Agent.ClusterKey(), true
+	case settle.Silent:
+		return in.Agent.ClusterKey(), true
+	case settle.UnreadableBeat:
+		return in.Agent.ClusterKey(), true
+	case settle.Reported:
+		return in.Report.Agent.ClusterKey(), true
+	case settle.Unreported:
+		return in.Agent.ClusterKey(), true
+	case settle.UnreadableReport:
+		return in.Agent.ClusterKey(), true
+	case settle.Pod:
+		return in.Agent.ClusterKey(), true
+	case settle.PodGone:
+		return in.Agent.ClusterKey(), true
+	case settle.Workload:
+		return in.Cluster, true
+	case settle.HARecord:
+		return in.Cluster, true
+	case settle.Stored:
+		return in.Account.Key.ClusterKey(), true
+	case settle.StoredCluster:
+		return in.Cluster.Key, true
+	case settle.Erased:
+		return in.Key.ClusterKey(), true
+	case settle.UnreadableVerdict:
+		return in.Key.ClusterKey(), true
+	case settle.NotWritten:
+		return in.Key.ClusterKey(), true
+	}
+	return job.ClusterKey{}, false
 }
 
 // traceStep says what a core is told.
@@ -458,10 +495,36 @@ func (w *world) settled() {
 				continue
 			}
 			w.settledAgent(p.agent.one)
+			w.recorded(p.agent.one)
 		}
 	}
 	if extra := len(w.etcd.pairs) - w.expected(); extra > 0 {
 		w.breach(17, "there are %d keys too many in etcd", extra)
+	}
+}
+
+// beginsAnew holds the end of a schedule against what a settler makes of it that knows only what lies in etcd, and hears it in another order:
+// the same (invariant 11).
+func (w *world) beginsAnew() {
+	was := maps.Clone(w.watched.stored)
+	for _, r := range w.replicas {
+		r.kill(time.Second)
+	}
+	w.run(w.now + quiet/2)
+	if w.broken == nil {
+		w.settled()
+	}
+	for _, key := range sortedKeys(was) {
+		before := was[key]
+		after, there := w.watched.stored[key]
+		if v := before.Verdict; v.Over != job.Yes && v.Certainty != job.Witnessed || !there && v.Over == job.Yes {
+			continue // what nobody stands for, time may tell more of; and what is over is forgotten some day
+		}
+		if !there || after.Books.Sequence != before.Books.Sequence {
+			w.breach(11, "%s was %s %s over=%s at entry %d, and after a restart of the settler %s %s over=%s at entry %d (%s)", key,
+				before.Verdict.State, before.Verdict.Certainty, before.Verdict.Over, before.Books.Sequence,
+				after.Verdict.State, after.Verdict.Certainty, after.Verdict.Over, after.Books.Sequence, after.Verdict.Reason)
+		}
 	}
 }
 

@@ -259,6 +259,7 @@ func (a *aggregator) step(input settle.Input, g *reign) {
 	event := settle.Event{At: w.now - a.born, Wall: w.wall(a.r.skew), Input: input}
 	effects := slices.Clone(a.core.Step(event))
 	w.stepped(a, input)
+	w.confined(input, effects)
 	for _, effect := range effects {
 		switch e := effect.(type) {
 		case settle.Write:

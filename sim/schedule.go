@@ -337,6 +337,9 @@ func Run(s Schedule, tell func(string)) Outcome {
 	if w.broken == nil {
 		w.settled()
 	}
+	if w.broken == nil && s.Seed%4 == 0 {
+		w.beginsAnew()
+	}
 	return Outcome{Breach: w.broken, Steps: w.steps, Simulated: w.now, Met: w.met}
 }
 
