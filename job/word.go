@@ -76,7 +76,8 @@ const (
 	AgentLeft
 	// AgentStale: the report is of an earlier session of the agent, which has not asserted it again.
 	AgentStale
-	// JobManagerUnreachable: the agent lives, and cannot ask the JobManager beside it.
+	// JobManagerUnreachable: the agent lives, and cannot ask the JobManager beside it; or the pod never had an agent, and the JobManager cannot
+	// be asked from outside.
 	JobManagerUnreachable
 	// JobUnanswered: the JobManager answers, but not about this job.
 	JobUnanswered

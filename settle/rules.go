@@ -533,10 +533,21 @@ func (j *judgement) lastProof() (time.Duration, *sight) {
 
 // silence says why nobody vouches for the attempt that stands.
 func (j *judgement) silence() job.Reason {
-	if _, s := j.lastProof(); s != nil {
-		return s.reason()
+	_, s := j.lastProof()
+	if s == nil {
+		return job.AgentSilent
 	}
-	return job.AgentSilent
+	if inside := s.by.agent; inside.Probe {
+		inside.Probe = false
+		switch w := j.core.witnesses[inside]; { // a pod that has an agent is asked from outside only because that is silent
+		case !j.core.hasBeaten(inside) || w.beating:
+		case w.goodbye:
+			return job.AgentLeft
+		default:
+			return job.AgentSilent
+		}
+	}
+	return s.reason()
 }
 
 // reason says why a sight is not live.

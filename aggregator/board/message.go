@@ -10,9 +10,12 @@ import (
 // A message tells people why a verdict is what it is. It is made when it is served, since it has ages in it. An age is
 // the difference between this server's clock and a witness's: good enough to read, and nothing is decided by it.
 
+// A silence is why a verdict is held, with and without the time since the last sign.
+type silence struct{ since, plain string }
+
 // silences are the reasons for which a verdict is held: with the time since the last sign, and without it, where nobody
 // told when that was.
-var silences = map[job.Reason]struct{ since, plain string }{
+var silences = map[job.Reason]silence{
 	job.AgentSilent: {"the agent has been silent for ", "the agent is silent"},
 	job.AgentLeft: {
 		"the agent said goodbye, and nobody has spoken of this job for ",
@@ -37,6 +40,12 @@ var silences = map[job.Reason]struct{ since, plain string }{
 	job.StoreUnreachable: {"etcd could not be read for ", "etcd could not be read"},
 	job.KubernetesSilent: {"the API server has not been heard for ", "the API server is not heard"},
 	job.NoSettler:        {"no aggregator has judged for ", "no aggregator judges"},
+}
+
+// outside is the silence of a JobManager that only the settler asked, from outside its pod.
+var outside = silence{
+	"the JobManager, asked from outside its pod, has not answered for ",
+	"the JobManager, asked from outside its pod, does not answer",
 }
 
 // appendMessage appends the message, which needs no more escaping for JSON.
@@ -64,6 +73,9 @@ func (v *View) appendMessage(dst []byte, j *Job) []byte {
 		return j.appendEndings(append(dst, "Flink refuses the job, since it ended in an earlier life of the cluster, and does not say how"...))
 	default:
 		text, known := silences[j.reason]
+		if j.reason == job.JobManagerUnreachable && j.via == job.ViaProbe {
+			text = outside
+		}
 		switch {
 		case !known:
 			dst = append(append(dst, "the last known state is held: "...), j.reason.String()...)

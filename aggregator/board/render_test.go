@@ -54,6 +54,10 @@ func TestMessages(t *testing.T) {
 		{held(job.AgentSilent), Weakness{}, "the agent has been silent for 4m10s; Flink said RUNNING before that"},
 		{held(job.AgentLeft), Weakness{}, "the agent said goodbye, and nobody has spoken of this job for 4m10s; Flink said RUNNING before that"},
 		{held(job.JobManagerUnreachable), Weakness{}, "the agent lives, but has had no answer from the JobManager beside it for 4m10s; Flink said RUNNING before that"},
+		{
+			with(func(v *job.Verdict) { *v = held(job.JobManagerUnreachable); v.Via = job.ViaProbe }), Weakness{},
+			"the JobManager, asked from outside its pod, has not answered for 4m10s; Flink, asked from outside its pod, said RUNNING before that",
+		},
 		{with(func(v *job.Verdict) { v.Certainty, v.Reason, v.LastSeen = job.Held, job.AgentSilent, "" }), Weakness{}, "the agent is silent; Flink said RUNNING before that"},
 		{with(func(v *job.Verdict) {
 			v.Reason, v.Certainty, v.LastSeen = job.AgentSilent, job.Held, "2027-01-01T00:00:00Z"
