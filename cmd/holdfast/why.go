@@ -209,7 +209,7 @@ var waitsFor = map[string]string{
 	"AgentLeft": "An agent coming back to the job's cluster, with what Flink tells it. Until then this stays, unless Kubernetes tells more: that no " +
 		"JobManager runs, or only one that has high availability off and does not know the job.",
 	"AgentStale": "The agent asking Flink about this job: it has started anew, and has not told the answer yet.",
-	"JobManagerUnreachable": "The JobManager answering the agent beside it again. A JobManager that does not answer says nothing about its jobs; " +
+	"JobManagerUnreachable": "The JobManager answering again: the agent beside it, or who asks from outside. A JobManager that does not answer says nothing about its jobs; " +
 		"look at its process, or its pod.",
 	"JobUnanswered": "The JobManager answering about this job again. It leaves jobs out of its list whose JobMaster is slow.",
 	"JobMissing": "The JobManager listing the job again. If it has high availability off and still denies the job after 10 minutes " +
