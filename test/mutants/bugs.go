@@ -25,6 +25,12 @@ var bugs = []bug{
 	// S1, S5, S10 to S13: silence, live witnesses, sick and fresh observers.
 	{"S1: the hold time is never over", "settle/rules.go",
 		"left > 0 && v.Certainty == job.Witnessed {", "(left > 0 || true) && v.Certainty == job.Witnessed {", []string{scripts}},
+	{"S1: who asks from outside in vain is an agent that lives", "settle/rules.go",
+		"	if inside := s.by.agent; inside.Probe {", "	if inside := s.by.agent; false {", []string{scripts}},
+	{"S12: a new settler holds what it has heard nothing of yet", "settle/core.go",
+		"proven: c.now - c.cfg.Lease}", "proven: c.now - c.cfg.Lease - c.cfg.Hold}", []string{sim}},
+	{"history: of what a witness tells at once only the last is kept", "settle/rules.go",
+		"		missed = fresh[0].Number - number - 1\n", "		missed = fresh[0].Number - number - 1\n		fresh = fresh[len(fresh)-1:]\n", []string{sim}},
 	{"S1: silence makes Held at once", "settle/rules.go",
 		"left > 0 && v.Certainty == job.Witnessed {", "left > c.cfg.Hold && v.Certainty == job.Witnessed {", []string{scripts}},
 	{"S1: a beat that is lost was proven until now", "settle/witness.go",
