@@ -28,6 +28,8 @@ type standing struct {
 	// noJob is since when its JobManager has said that it has no job, and met when the cluster was first seen, both on the watched clock and 1
 	// more; 0 for never.
 	noJob, met time.Duration
+	// lived says that its JobManager was seen to run: then it is spoken of even if it has gone before there was anything to say.
+	lived bool
 	// idleSeen is when the core first saw it stored as idle, 0 for never.
 	idleSeen time.Duration
 
@@ -135,7 +137,7 @@ func (j *clusterJudgement) put(is job.Condition, over job.Answer, certainty job.
 // concludeDown draws what follows when no JobManager of the cluster runs, and says whether anything does.
 func (j *clusterJudgement) concludeDown() bool {
 	c, cl := j.core, j.cluster
-	if !j.told() || cl.said.Sequence == 0 && !cl.present() {
+	if !j.told() || cl.said.Sequence == 0 && !cl.present() && !cl.lived {
 		return false
 	}
 	is, since := c.trouble(cl)
@@ -352,6 +354,9 @@ func (cl *cluster) present() bool {
 	return slices.ContainsFunc(cl.pods, func(p *pod) bool { return !p.gone })
 }
 
+// unspoken says whether a JobManager has run of which nothing was said yet.
+func (cl *cluster) unspoken() bool { return cl.lived && cl.said.Sequence == 0 }
+
 func (cl *cluster) beating() bool {
 	return slices.ContainsFunc(cl.witnesses, func(w *witness) bool { return w.beating })
 }
@@ -403,8 +408,11 @@ func (j *clusterJudgement) differs() bool {
 
 // podsDiffer says whether the pods are worth writing anew: where a JobManager answers, that is only whose they are.
 func (j *clusterJudgement) podsDiffer() bool {
-	if j.is.Certainty == job.Witnessed {
+	switch {
+	case j.is.Certainty == job.Witnessed:
 		return j.cluster.vouched && !j.cluster.shows(j.is.Pods, false)
+	case j.is.Over == job.Yes && !j.cluster.present():
+		return false // what was last said of its pods is how it ended
 	}
 	return j.told() && !j.cluster.shows(j.is.Pods, true)
 }
@@ -423,41 +431,43 @@ func (c *Core) proposeCluster(j *clusterJudgement) {
 		j.is.LastSeen = job.StampOf(c.wall)
 	}
 	if j.told() || j.is.Certainty == job.Witnessed || len(j.is.Pods) == 0 {
-		j.is.Pods = cl.podStatuses()
+		// Of a cluster that is gone before anything was said of it, they tell how it ended.
+		j.is.Pods = cl.podStatuses(j.is.Over == job.Yes && cl.unspoken() && !cl.present())
 	}
 	cl.writing, cl.retiring = true, false
 	c.dueClusters.remove(cl)
 	c.effects = append(c.effects, WriteCluster{Cluster: j.is, IfRevision: cl.revision})
 }
 
-// podStatuses are the pods as people read of them.
-func (cl *cluster) podStatuses() (list []job.PodStatus) {
-	for p := range cl.speaksOf {
+// podStatuses are the pods as people read of them: those that are there, or those that have gone.
+func (cl *cluster) podStatuses(gone bool) (list []job.PodStatus) {
+	cl.speakOf(gone, func(p job.PodStatus) bool {
 		list = append(list, p)
-	}
+		return true
+	})
 	return list
 }
 
 // shows says whether the pods are still those that were written; in detail, as they were.
 func (cl *cluster) shows(was []job.PodStatus, detail bool) bool {
 	n, same := 0, true
-	for is := range cl.speaksOf {
+	cl.speakOf(false, func(is job.PodStatus) bool {
 		i := slices.IndexFunc(was, func(p job.PodStatus) bool { return p.Name == is.Name })
 		n++
 		if i < 0 || detail && (was[i].Running != is.Running || was[i].Restarts != is.Restarts || (was[i].Waiting == "") != (is.Waiting == "") ||
 			(was[i].ExitCode == nil) != (is.ExitCode == nil) || is.ExitCode != nil && *was[i].ExitCode != *is.ExitCode) {
 			same = false
-			break
 		}
-	}
+		return same
+	})
 	return same && n == len(was)
 }
 
-// speaksOf are the pods that the API server shows, and those of agents of which it tells nothing.
-func (cl *cluster) speaksOf(yield func(job.PodStatus) bool) {
+// speakOf tells of each pod that the API server shows, and of those of agents of which it tells nothing; or of those that have gone.
+func (cl *cluster) speakOf(gone bool, tell func(job.PodStatus) (more bool)) {
 	n := 0
 	for _, p := range cl.pods {
-		if p.gone || n == job.PodsLimit {
+		if p.gone != gone || n == job.PodsLimit {
 			continue
 		}
 		is := job.PodStatus{Name: p.Name, Running: job.No, Restarts: p.Restarts, ExitCode: p.code, Waiting: p.Waiting, Message: p.Message}
@@ -469,13 +479,13 @@ func (cl *cluster) speaksOf(yield func(job.PodStatus) bool) {
 				is.Reach = w.beat.Reach
 			}
 		}
-		if n++; !yield(is) {
+		if n++; !tell(is) {
 			return
 		}
 	}
 	for _, w := range cl.witnesses {
 		if n < job.PodsLimit && w.beating && !w.unread && cl.pod(w.agent.PodUID) == nil {
-			if n++; !yield(job.PodStatus{Name: w.podName(), Reach: w.beat.Reach}) {
+			if n++; !tell(job.PodStatus{Name: w.podName(), Reach: w.beat.Reach}) {
 				return
 			}
 		}
@@ -530,7 +540,7 @@ func (c *Core) loseCluster(cl *cluster) {
 		return
 	}
 	if cl.retiring || c.retirableCluster(cl) {
-		cl.said = job.Cluster{}
+		cl.said, cl.lived = job.Cluster{}, false
 	}
 	cl.revision, cl.writing, cl.sealed, cl.retiring, cl.anew = 0, false, false, false, cl.said.Sequence > 0
 }

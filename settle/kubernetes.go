@@ -66,6 +66,7 @@ func (c *Core) pod(told evidence.Pod) {
 	if p.Running && p.first == 0 {
 		p.first = max(c.now, 1)
 	}
+	cl.lived = cl.lived || p.Running || p.Exited
 	c.noteAilment(cl, p, was)
 	c.podChanged(cl, p, was)
 }
@@ -238,7 +239,8 @@ func (c *Core) resettleCluster(cl *cluster) {
 	}
 }
 
-// releaseCluster lets go of what nobody will ask for: pods that are gone, where no job is unsettled, and a cluster without pods or jobs.
+// releaseCluster lets go of what nobody will ask for: pods that are gone, where no job is unsettled, and a cluster without pods or jobs. One that
+// has lived stays until that was said.
 func (c *Core) releaseCluster(cl *cluster) {
 	unsettled := slices.ContainsFunc(cl.jobs, func(e *entry) bool { return e.account.Verdict.Over != job.Yes })
 	gone := 0
@@ -248,14 +250,14 @@ func (c *Core) releaseCluster(cl *cluster) {
 		}
 	}
 	cl.pods = slices.DeleteFunc(cl.pods, func(p *pod) bool {
-		if p.gone && (!unsettled || gone > podLimit) {
+		if p.gone && (!unsettled && !cl.unspoken() || gone > podLimit) {
 			gone--
 			return true
 		}
 		return false
 	})
-	if len(cl.jobs) == 0 && len(cl.pods) == 0 && len(cl.witnesses) == 0 && cl.said.Sequence == 0 && cl.revision == 0 && !cl.writing && !cl.sealed &&
-		c.clusters[cl.key] == cl {
+	if len(cl.jobs) == 0 && len(cl.pods) == 0 && len(cl.witnesses) == 0 && cl.said.Sequence == 0 && !cl.lived && cl.revision == 0 && !cl.writing &&
+		!cl.sealed && c.clusters[cl.key] == cl {
 		c.dueClusters.remove(cl)
 		delete(c.clusters, cl.key)
 	}

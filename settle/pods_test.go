@@ -19,6 +19,8 @@ func TestPodsThatAreGoneTogether(t *testing.T) {
 		o.step(Listing{Source: source, Epoch: 1})
 		o.step(Synced{Source: source, Revision: 1})
 	}
+	// It was spoken of: of one that was not, the pods stay for as long as nothing was said.
+	o.step(StoredCluster{Cluster: job.Cluster{Key: o.who(0).ClusterKey(), Condition: job.ClusterReady, Sequence: 1}, Revision: 1})
 	o.step(Listing{Source: Pods, Epoch: 1})
 	for i := range 3 {
 		o.step(Pod{evidence.Pod{Agent: o.who(i), Name: string(rune('a' + i)), Address: "10.0.0.1", Port: 8081, Running: true}})

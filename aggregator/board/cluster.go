@@ -185,7 +185,7 @@ func clusterClaim(c *job.Cluster) string {
 		return "a JobManager answers and has no job: main() has not submitted one yet, or has failed to"
 	case job.ClusterDown:
 		if c.Over == job.Yes {
-			return "no JobManager runs, and what made them is gone"
+			return "no JobManager runs, and what made them is gone" + worst(c.Pods)
 		}
 		return "no JobManager runs" + worst(c.Pods)
 	case job.ClusterCrashLoop:

@@ -37,6 +37,8 @@ func TestClusters(t *testing.T) {
 		Condition: job.ClusterCrashLoop, Over: job.No, Certainty: job.Inferred, Reason: job.JobManagerDown,
 		Pods: []job.PodStatus{{Name: "p", Running: job.No, Restarts: 4, ExitCode: &code, Waiting: "CrashLoopBackOff"}},
 	}
+	gone := job.Cluster{Condition: job.ClusterDown, Over: job.Yes, Certainty: job.Inferred, Reason: job.JobManagerDown,
+		Pods: []job.PodStatus{{Name: "p", Running: job.No, ExitCode: &code}}}
 	ready := job.Cluster{Condition: job.ClusterReady, Over: job.No, Certainty: job.Witnessed, Reason: job.FlinkSaid}
 	damaged := clusterPair("orders", 12, ready)
 	damaged.Value = []byte("{")
@@ -52,6 +54,8 @@ func TestClusters(t *testing.T) {
 		"as it is stored": {[]etcd.Update{listed(11, clusterPair("orders", 11, crashing))}, 0, "CrashLoop Inferred JobManagerDown, " + crashes},
 		"changed": {[]etcd.Update{listed(11, clusterPair("orders", 11, crashing)), changed(clusterPair("orders", 12, ready))}, 0,
 			"Ready Witnessed FlinkSaid, a JobManager answers, and has a job or can take one"},
+		"over": {[]etcd.Update{listed(11, clusterPair("orders", 11, gone))}, 0,
+			"JobManagerDown Inferred JobManagerDown, no JobManager runs, and what made them is gone: pod p, exit code 1"},
 		"not in a new list": {[]etcd.Update{listed(11, clusterPair("orders", 11, crashing)), listed(12)}, 0, "nothing"},
 		"gone": {[]etcd.Update{listed(11, clusterPair("orders", 11, crashing)), changed(etcd.Pair{Key: damaged.Key, ModRevision: 12, Deleted: true})}, 0,
 			"nothing"},

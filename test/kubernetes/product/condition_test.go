@@ -74,9 +74,14 @@ func TestConditionsOfClustersWithoutAJob(t *testing.T) {
 
 	t.Run("main throws", func(t *testing.T) {
 		t.Parallel()
-		// Flink 2.3 takes its Deployment away at once, within 10 s of its start: nothing is left of which anything could be said.
 		r := start(t, flinkpod.Options{Dist: cluster.Flinks[0], ID: "throws"}, flinkproc.Job{Throws: true})
 		conditionIs(t, r, "CrashLoop Inferred over=no", "JobManagerDown Inferred over=yes", "ImagePull")
+	})
+	t.Run("main throws and Flink goes", func(t *testing.T) {
+		t.Parallel()
+		// Flink 2.3 takes its Deployment away at once, within 10 s of its start.
+		r := start(t, flinkpod.Options{Dist: newest, ID: "goes"}, flinkproc.Job{Throws: true})
+		conditionIs(t, r, "JobManagerDown Inferred over=yes", "CrashLoop", "ImagePull")
 	})
 	t.Run("main submits nothing", func(t *testing.T) {
 		t.Parallel()
