@@ -15,6 +15,8 @@ import (
 type Kubernetes interface {
 	// Follow tells of the JobManagers' pods until ctx ends, in the settler's words: Listing, Pod, Synced, PodGone, Progress, and Lost of Pods.
 	Follow(ctx context.Context, tell func([]settle.Input))
+	// FollowNames tells what the Flink operator's objects call their jobs, until ctx ends. Whether it can is of no weight.
+	FollowNames(ctx context.Context, tell func([]settle.Input))
 	Workload(ctx context.Context, cluster job.ClusterKey, w job.Workload) (evidence.Workload, error)
 	HARecord(ctx context.Context, cluster job.ClusterKey) (evidence.HARecord, error)
 }
@@ -47,6 +49,7 @@ func newOutside(s *settler, tell func([]settle.Input)) *outside {
 func (o *outside) run(ctx context.Context) {
 	var all sync.WaitGroup
 	all.Go(func() { o.s.kubernetes.Follow(ctx, o.pods) })
+	all.Go(func() { o.s.kubernetes.FollowNames(ctx, o.tell) })
 	all.Go(func() { o.asks.each(ctx, o.ask) })
 	for range checkers {
 		all.Go(func() { o.checks.each(ctx, func(c settle.Check) { o.check(ctx, c) }) })

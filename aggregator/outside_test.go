@@ -23,7 +23,7 @@ import (
 
 // fakeKubernetes is an API server of which a test says what it tells and answers.
 type fakeKubernetes struct {
-	updates chan []settle.Input
+	updates, names chan []settle.Input
 
 	mu        sync.Mutex
 	workload  func(ctx context.Context) (evidence.Workload, error)
@@ -35,7 +35,7 @@ type fakeKubernetes struct {
 
 func newFakeKubernetes() *fakeKubernetes {
 	return &fakeKubernetes{
-		updates: make(chan []settle.Input),
+		updates: make(chan []settle.Input), names: make(chan []settle.Input),
 		workload: func(context.Context) (evidence.Workload, error) {
 			return evidence.Workload{}, errors.New("not asked for")
 		},
@@ -51,6 +51,18 @@ func (k *fakeKubernetes) Follow(ctx context.Context, tell func([]settle.Input)) 
 	for {
 		select {
 		case inputs := <-k.updates:
+			tell(inputs)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// FollowNames tells what FlinkSessionJobs call their jobs.
+func (k *fakeKubernetes) FollowNames(ctx context.Context, tell func([]settle.Input)) {
+	for {
+		select {
+		case inputs := <-k.names:
 			tell(inputs)
 		case <-ctx.Done():
 			return
@@ -339,6 +351,12 @@ func TestAClusterWithoutAgents(t *testing.T) {
 	var shown struct{ Via string }
 	if r.get("/api/v1/jobs/test/default/orders/"+orders, &shown); shown.Via != "Probe" {
 		t.Errorf("via %q", shown.Via)
+	}
+	k.names <- []settle.Input{settle.SessionJob{SessionJob: evidence.SessionJob{
+		Key: job.Key{Namespace: "default", Cluster: "orders", ID: orders}, Name: "etl",
+	}}}
+	for shown := (struct{ Items []any }{}); len(shown.Items) == 0; time.Sleep(20 * time.Millisecond) {
+		r.get("/api/v1/jobs?pipeline=etl", &shown)
 	}
 	k.keepAlive(t)
 	k.updates <- []settle.Input{settle.PodGone{Agent: pod.Agent}}

@@ -70,3 +70,11 @@ func (r HARecord) Names(id string) bool {
 	}
 	return r.All
 }
+
+// SessionJob is a FlinkSessionJob of the Flink operator: what its owner calls a job of a session cluster.
+type SessionJob struct {
+	Key  job.Key
+	Name string
+	// Gone says that it names the job no more: another, or it was deleted.
+	Gone bool
+}

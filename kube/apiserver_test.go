@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"slices"
@@ -19,6 +21,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -497,4 +503,137 @@ func TestRealQuestionsByName(t *testing.T) {
 	if got, err := a.Workload(ctx, cluster, w); err == nil || got.There != job.Unanswered || got.Forbidden {
 		t.Errorf("out of reach: %+v, %v", got, err)
 	}
+}
+
+// crd is the FlinkSessionJob of the Flink operator, as far as it is asked for.
+func crd() *unstructured.Unstructured {
+	text := map[string]any{"type": "string"}
+	object := func(properties map[string]any) map[string]any {
+		return map[string]any{"type": "object", "properties": properties}
+	}
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": map[string]any{"name": "flinksessionjobs.flink.apache.org"},
+		"spec": map[string]any{
+			"group": "flink.apache.org", "scope": "Namespaced",
+			"names": map[string]any{"kind": "FlinkSessionJob", "plural": "flinksessionjobs", "singular": "flinksessionjob"},
+			"versions": []any{map[string]any{
+				"name": "v1beta1", "served": true, "storage": true, "subresources": map[string]any{"status": map[string]any{}},
+				"schema": map[string]any{"openAPIV3Schema": object(map[string]any{
+					"spec":   object(map[string]any{"deploymentName": text}),
+					"status": object(map[string]any{"jobStatus": object(map[string]any{"jobId": text})}),
+				})},
+			}},
+		},
+	}}
+}
+
+// What FlinkSessionJobs call their jobs is told, from when there are such objects: an operator may be installed later than Holdfast.
+func TestRealSessionJobs(t *testing.T) {
+	r := newReal(t)
+	client := dynamic.NewForConfigOrDie(r.config)
+	jobs := client.Resource(sessionJobs).Namespace(r.namespace)
+	var mu sync.Mutex
+	names, log := map[string]string{}, strings.Builder{} // by cluster and job id
+	follow := func(config *rest.Config) {
+		o := SessionJobsOptions{
+			Client: dynamic.NewForConfigOrDie(config), Namespaces: []string{r.namespace}, again: 100 * time.Millisecond,
+			Log: slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		}
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			FollowSessionJobs(ctx, o, func(is evidence.SessionJob) {
+				mu.Lock()
+				defer mu.Unlock()
+				if key := is.Key.Cluster + " " + is.Key.ID; !is.Gone {
+					names[key] = is.Name
+				} else if names[key] == is.Name {
+					delete(names, key)
+				}
+			})
+		}()
+		t.Cleanup(func() { stop(); <-done })
+	}
+	await := func(what string, wanted func() bool) {
+		t.Helper()
+		for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+			mu.Lock()
+			ok, told := wanted(), fmt.Sprint(names, log.String())
+			mu.Unlock()
+			if ok {
+				return
+			}
+			if time.Since(begin) > soon {
+				t.Fatalf("not within %s: %s; told: %s", soon, what, told)
+			}
+		}
+	}
+	are := func(want map[string]string) func() bool { return func() bool { return maps.Equal(names, want) } }
+	object := func(name, cluster, id string) *unstructured.Unstructured {
+		is := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{"deploymentName": cluster}}}
+		is.SetAPIVersion("flink.apache.org/v1beta1")
+		is.SetKind("FlinkSessionJob")
+		is.SetName(name)
+		made, err := jobs.Create(t.Context(), is, metav1.CreateOptions{})
+		must(t, err)
+		if id != "" {
+			must(t, unstructured.SetNestedField(made.Object, id, "status", "jobStatus", "jobId"))
+			made, err = jobs.UpdateStatus(t.Context(), made, metav1.UpdateOptions{})
+			must(t, err)
+		}
+		return made
+	}
+	submits := func(name, id string) {
+		_, err := jobs.Patch(t.Context(), name, types.MergePatchType, []byte(`{"status":{"jobStatus":{"jobId":"`+id+`"}}}`), metav1.PatchOptions{}, "status")
+		must(t, err)
+	}
+
+	follow(r.config)
+	await("that there is no such resource, once", func() bool { return strings.Contains(log.String(), "there is no such resource") })
+	_, err := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}).
+		Create(t.Context(), crd(), metav1.CreateOptions{})
+	must(t, err)
+	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) { // until the API server serves it
+		if _, err = jobs.List(t.Context(), metav1.ListOptions{}); err == nil || time.Since(begin) > soon {
+			break
+		}
+	}
+	must(t, err)
+	object("etl", "session", "a1")
+	object("waits", "session", "")
+	await("the one that was submitted", are(map[string]string{"session a1": "etl"}))
+	submits("waits", "b2")
+	await("the other, when it is", are(map[string]string{"session a1": "etl", "session b2": "waits"}))
+	submits("etl", "c3")
+	await("another job under the same name", are(map[string]string{"session c3": "etl", "session b2": "waits"}))
+	must(t, jobs.Delete(t.Context(), "waits", metav1.DeleteOptions{}))
+	await("one less", are(map[string]string{"session c3": "etl"}))
+	mu.Lock()
+	if n := strings.Count(log.String(), "\n"); n != 1 || strings.Contains(log.String(), "WARN") {
+		t.Errorf("that the operator is not there is no trouble, and is logged once: %s", log.String())
+	}
+	log.Reset()
+	clear(names)
+	mu.Unlock()
+
+	// Who may not see them is told which right is missing, and nothing else comes of it.
+	forbidden := rest.CopyConfig(r.config)
+	forbidden.Impersonate = rest.ImpersonationConfig{UserName: "nobody"}
+	follow(forbidden)
+	await("which right is missing", func() bool {
+		return strings.Contains(log.String(), "give the aggregator's role list and watch of flinksessionjobs")
+	})
+}
+
+// lockedWriter is written to, and read, under a lock.
+type lockedWriter struct {
+	mu *sync.Mutex
+	to *strings.Builder
+}
+
+func (w lockedWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.to.Write(p)
 }

@@ -1,7 +1,6 @@
 package settle
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -99,7 +98,7 @@ func (e *entry) spares(w *witness) bool {
 // concludeReplaced concludes that an attempt is over where only other JobManagers run in its cluster: each of them answers, has high availability
 // off and does not know the job, and so will never bring it back (S8). How it ended, nobody saw.
 func (j *judgement) concludeReplaced() {
-	c, e, v := j.core, j.entry, &j.account.Verdict
+	c, e := j.core, j.entry
 	by := j.successor()
 	if by == nil {
 		e.replaced = 0
@@ -108,18 +107,15 @@ func (j *judgement) concludeReplaced() {
 	if e.replaced == 0 {
 		e.replaced = c.health.podsWatched + 1
 	}
-	needed, reason := c.cfg.Missing, job.Vanished
-	if other := j.newer(by); other != nil {
+	needed, successor := c.cfg.Missing, j.seesAnother(by, "")
+	if successor {
 		needed = c.cfg.Grace
-		if pipeline(other.report) == cmp.Or(v.Pipeline, v.Name) {
-			reason = job.Replaced
-		}
 	}
 	if left := needed - c.health.podsGrace(e.replaced-1); left > 0 || !c.health.judgesPods(c.now, c.cfg) {
 		j.wake = min(j.wake, c.now+max(left, c.cfg.Tick))
 		return
 	}
-	j.infer(job.Unknown, endings, job.Yes, reason, job.ViaNone)
+	j.vanish(successor, by)
 }
 
 // successor is a witness whose JobManager took the place of the job's, or nil: every JobManager that runs in the cluster must be such a one, and in

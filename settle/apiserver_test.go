@@ -182,6 +182,11 @@ func (s *script) kubernetesCommand(w *words) error {
 	case "remembers":
 		key := s.key(w)
 		k.named[key.ClusterKey()] = append(k.named[key.ClusterKey()], key.ID)
+	case "calls", "calls-no-more":
+		is := evidence.SessionJob{Key: s.key(w), Name: w.next(), Gone: verb == "calls-no-more"}
+		for _, r := range slices.Clone(s.replicas) {
+			r.step(SessionJob{is})
+		}
 	case "forgets":
 		delete(k.named, s.key(w).ClusterKey())
 	default:

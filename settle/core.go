@@ -16,6 +16,7 @@ type Core struct {
 	jobs      map[job.Key]*entry
 	witnesses map[evidence.Agent]*witness
 	clusters  map[job.ClusterKey]*cluster
+	called    map[job.Key]string // what FlinkSessionJobs call their jobs
 	due       schedule[*entry]
 	// dueClusters are the clusters that wait for a moment.
 	dueClusters schedule[*cluster]
@@ -82,6 +83,7 @@ func New(cfg Config) (*Core, error) {
 		jobs:      map[job.Key]*entry{},
 		witnesses: map[evidence.Agent]*witness{},
 		clusters:  map[job.ClusterKey]*cluster{},
+		called:    map[job.Key]string{},
 	}
 	c.health.begin()
 	return c, nil
@@ -121,6 +123,8 @@ func (c *Core) Step(event Event) []Effect {
 		c.pod(in.Pod)
 	case PodGone:
 		c.podGone(in.Agent)
+	case SessionJob:
+		c.sessionJob(in.SessionJob)
 	case Workload:
 		c.workload(in.Workload)
 	case HARecord:

@@ -97,7 +97,7 @@ func (j *judgement) own() {
 // describe takes over what a report says beside the state.
 func (j *judgement) describe(r *evidence.Report) {
 	v := &j.account.Verdict
-	v.Name, v.Pipeline = r.Name, pipeline(r)
+	v.Name, v.Pipeline = r.Name, j.core.pipeline(j.entry, r)
 	if r.StartTime != v.Attempt.StartTime {
 		return
 	}

@@ -592,23 +592,27 @@ func (j *judgement) conclude() {
 // concludeDenied draws the one negative conclusion that agents alone can carry: a JobManager without high availability that
 // does not know the job cannot bring it back. The attempt is over; how it ended, nobody saw.
 func (j *judgement) concludeDenied() {
-	c, v := j.core, &j.account.Verdict
-	s := j.denial()
+	c, s := j.core, j.denial()
 	if s == nil {
 		return
 	}
-	needed, reason := c.cfg.Missing, job.Vanished
-	if s.report.Incarnation != s.report.Denier {
-		if other := j.newer(s.by); other != nil {
-			needed = c.cfg.Grace
-			if pipeline(other.report) == cmp.Or(v.Pipeline, v.Name) {
-				reason = job.Replaced
-			}
-		}
+	needed := c.cfg.Missing
+	successor := s.report.Incarnation != s.report.Denier && j.seesAnother(s.by, "")
+	if successor {
+		needed = c.cfg.Grace
 	}
 	if left := needed - c.health.grace(s.denied-1); left > 0 || !c.health.judges(c.now, c.cfg) {
 		j.wake = min(j.wake, c.now+max(left, c.cfg.Tick))
 		return
+	}
+	j.vanish(successor, s.by)
+}
+
+// vanish makes the verdict that of a job which is over, and of which nobody saw how it ended.
+func (j *judgement) vanish(successor bool, by *witness) {
+	reason := job.Vanished
+	if v := &j.account.Verdict; successor && j.seesAnother(by, cmp.Or(v.Pipeline, v.Name)) {
+		reason = job.Replaced
 	}
 	j.infer(job.Unknown, endings, job.Yes, reason, job.ViaNone)
 }
@@ -637,17 +641,10 @@ func (j *judgement) denial() (longest *sight) {
 	return longest
 }
 
-// newer is a live sight of another job by a witness that does not know this one.
-func (j *judgement) newer(by *witness) *sight {
-	for _, other := range j.entry.cluster.jobs {
-		if other == j.entry {
-			continue
-		}
-		if i := other.sightBy(by); i >= 0 && other.sights[i].live() {
-			return &other.sights[i]
-		}
-	}
-	return nil
+// seesAnother says whether a witness that does not know this job sees another live: any, or one of a pipeline.
+func (j *judgement) seesAnother(by *witness, pipeline string) bool {
+	return slices.ContainsFunc(j.entry.cluster.jobs, func(other *entry) bool {
+		i := other.sightBy(by)
+		return other != j.entry && i >= 0 && other.sights[i].live() && (pipeline == "" || j.core.pipeline(other, other.sights[i].report) == pipeline)
+	})
 }
-
-func pipeline(r *evidence.Report) string { return cmp.Or(r.Pipeline, r.Name) }

@@ -611,8 +611,12 @@ func (s *script) verdict(w *words) error {
 		return nil
 	}
 	v := stored.Account.Verdict
-	fmt.Fprintf(&s.out, "%s: %s, attempt %d of %s, since %s, last seen %s\n", k.ID, verdictLine(v), v.Attempt.Number,
+	fmt.Fprintf(&s.out, "%s: %s, attempt %d of %s, since %s, last seen %s", k.ID, verdictLine(v), v.Attempt.Number,
 		clock(v.Attempt.StartTime), clock(v.Since), clock(v.LastSeen))
+	if v.Pipeline != v.Name {
+		fmt.Fprintf(&s.out, ", pipeline %s", v.Pipeline)
+	}
+	fmt.Fprintln(&s.out)
 	for _, e := range v.Evidence {
 		fmt.Fprintf(&s.out, "  %s %s: %s (%s)\n", e.Source, e.Subject, e.Says, clock(e.At))
 	}

@@ -174,6 +174,9 @@ type (
 	Pod struct{ evidence.Pod }
 	// PodGone says that there is no such pod: the API server was asked for it by name, so that it did not only leave a selector's view.
 	PodGone struct{ Agent evidence.Agent }
+	// SessionJob is what a FlinkSessionJob names, new or changed. A name is no evidence of a state: it belongs to no source, and what was told
+	// stays until it is gone.
+	SessionJob struct{ evidence.SessionJob }
 	// Workload answers a Check, or the half of it that could be asked.
 	Workload struct{ evidence.Workload }
 	// HARecord answers the other half.
@@ -217,6 +220,7 @@ func (Unreported) input()        {}
 func (UnreadableReport) input()  {}
 func (Pod) input()               {}
 func (PodGone) input()           {}
+func (SessionJob) input()        {}
 func (Workload) input()          {}
 func (HARecord) input()          {}
 func (Stored) input()            {}

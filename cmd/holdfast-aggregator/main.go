@@ -157,7 +157,7 @@ func (o *options) run(ctx context.Context, logs io.Writer, version string) error
 		LeaderLease: o.leaderLease, CheckPeriod: o.checkPeriod, Version: version, Log: log,
 	}
 	if o.kubernetes.watch {
-		if settings.Kubernetes, err = o.kubernetes.newAPIServer(o.kubernetes.namespaces); err != nil {
+		if settings.Kubernetes, err = o.kubernetes.newAPIServer(o.kubernetes.namespaces, log); err != nil {
 			return flags.Usage(fmt.Errorf("--watch-pods: %w", err))
 		}
 		settings.Settle.Namespaces = o.kubernetes.namespaces

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"log/slog"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 
@@ -18,7 +20,8 @@ import (
 // apiServer is Kubernetes as the settler asks it.
 type apiServer struct {
 	kube.Asker
-	pods kube.PodsOptions
+	pods        kube.PodsOptions
+	sessionJobs kube.SessionJobsOptions
 }
 
 // questionsPerSecond bounds what is asked of the API server. Renewed watches are most of it: with four selectors each, 200 namespaces
@@ -26,7 +29,7 @@ type apiServer struct {
 const questionsPerSecond = 50
 
 // newAPIServer makes what asks the API server about pods and workloads: of some namespaces, or of all where there are none.
-func (k *kubernetesFlags) newAPIServer(namespaces []string) (*apiServer, error) {
+func (k *kubernetesFlags) newAPIServer(namespaces []string, log *slog.Logger) (*apiServer, error) {
 	config, err := kube.Config(k.kubeconfig, "holdfast-aggregator")
 	if err != nil {
 		return nil, err
@@ -40,10 +43,14 @@ func (k *kubernetesFlags) newAPIServer(namespaces []string) (*apiServer, error) 
 	if err != nil {
 		return nil, err
 	}
+	objects, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
 	asker := kube.Asker{Client: client, Metadata: meta}
 	return &apiServer{asker, kube.PodsOptions{
 		Client: client, Namespaces: namespaces, Selectors: selectors(), Identify: identify, Owners: &kube.Owners{Asker: asker},
-	}}, nil
+	}, kube.SessionJobsOptions{Client: objects, Namespaces: namespaces, Log: log}}, nil
 }
 
 // selectors are those of the webhook, but for what only keeps it from seeing a pod twice or against its owner's will: a JobManager that
@@ -76,6 +83,11 @@ func identify(pod *corev1.Pod) (kube.Identity, bool) {
 // Follow tells of the pods in the settler's words.
 func (s *apiServer) Follow(ctx context.Context, tell func([]settle.Input)) {
 	kube.FollowPods(ctx, s.pods, func(u kube.Update) { tell(inputs(u)) })
+}
+
+// FollowNames tells what FlinkSessionJobs call their jobs.
+func (s *apiServer) FollowNames(ctx context.Context, tell func([]settle.Input)) {
+	kube.FollowSessionJobs(ctx, s.sessionJobs, func(is evidence.SessionJob) { tell([]settle.Input{settle.SessionJob{SessionJob: is}}) })
 }
 
 func inputs(u kube.Update) []settle.Input {

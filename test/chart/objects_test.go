@@ -406,6 +406,10 @@ func checkRule(t *testing.T, c combination, r role, rule rbacv1.PolicyRule, all 
 			if !strings.HasSuffix(r.name, "-aggregator") || !slices.Equal(rule.Verbs, []string{"get"}) {
 				t.Errorf("%s may %v %s", r, rule.Verbs, resource)
 			}
+		case "flinksessionjobs":
+			if !strings.HasSuffix(r.name, "-aggregator") || !slices.Equal(rule.Verbs, []string{"list", "watch"}) {
+				t.Errorf("%s may %v %s", r, rule.Verbs, resource)
+			}
 		case "limitranges", "resourcequotas":
 			if !strings.HasSuffix(r.name, "-webhook") || !slices.Equal(rule.Verbs, []string{"list", "watch"}) {
 				t.Errorf("%s may %v %s", r, rule.Verbs, resource)

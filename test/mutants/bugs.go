@@ -193,6 +193,13 @@ var bugs = []bug{
 	{"S3: the exit code of a container that may have run again speaks", "settle/kubernetes.go",
 		"				p.Exited, p.ExitCode = false, 0\n", "", []string{scripts, sim}},
 
+	{"pipeline: a name that is not told any more is forgotten", "settle/pipeline.go",
+		"	if v.Pipeline != v.Name {", "	if false {", []string{scripts}},
+	{"pipeline: only the first job that runs may be a successor", "settle/rules.go",
+		"		reason = job.Replaced\n	}", "		reason = job.Vanished\n	}", []string{scripts}},
+	{"pipeline: a name that went to another job takes it from that", "settle/pipeline.go",
+		"		if c.called[is.Key] == is.Name {", "		if true {", []string{scripts}},
+
 	// What is said of clusters as a whole.
 	{"cluster: no job is said without a grace", "settle/cluster.go",
 		"answers && hasJob == job.No && (cl.said.Condition == job.ClusterNoJob || j.passed(c.health.grace(cl.noJob-1), c.health.judges(c.now, c.cfg))):",
