@@ -107,10 +107,9 @@ func TestAConditionIsServedByAllAndFoundAgain(t *testing.T) {
 	three.untilCondition("Ready Witnessed over=no FlinkSaid", "NoJob", "Down", "Unknown", "HTTP")
 }
 
-// A record of a cluster that somebody deletes, that etcd loses, or that is set back to an older one is written again: what the leader remembers
-// counts. Who is left cannot tell, so that nothing else can have brought it back.
-func TestAConditionThatTheStoreLostIsWrittenAgain(t *testing.T) {
-	t.Parallel()
+// readyCluster is an etcd, a replica that leads there, and the witness of an application that runs its job.
+func readyCluster(t *testing.T) (*etcdproc.Process, *clientv3.Client, *replica, *witness) {
+	t.Helper()
 	proc := etcdproc.Start(t, 0)
 	client := proc.Client()
 	r := start(t, client, "one")
@@ -119,6 +118,14 @@ func TestAConditionThatTheStoreLostIsWrittenAgain(t *testing.T) {
 	w.beat()
 	w.report(orders, "T1", job.Running)
 	r.untilCondition("Ready Witnessed")
+	return proc, client, r, w
+}
+
+// A record of a cluster that somebody deletes, that etcd loses, or that is set back to an older one is written again: what the leader remembers
+// counts. Who is left cannot tell, so that nothing else can have brought it back.
+func TestAConditionThatTheStoreLostIsWrittenAgain(t *testing.T) {
+	t.Parallel()
+	proc, client, r, w := readyCluster(t)
 	old := untilStored(t, client, job.ClusterReady, 1)
 	copy := proc.Save() // in which the agent still beats
 	proc.Restart()
@@ -175,14 +182,7 @@ func growPast(t *testing.T, client *clientv3.Client, revision int64) {
 // revision nor term tell. The site's epoch does, by which whoever leads next knows that the store has lost what the leader remembers.
 func TestAnEmptiedStoreIsSetBackToACopyThatHasComeFurther(t *testing.T) {
 	t.Parallel()
-	proc := etcdproc.Start(t, 0)
-	client := proc.Client()
-	r := start(t, client, "one")
-	w := newWitness(t, client, "pod-1")
-	w.application = job.Yes
-	w.beat()
-	w.report(orders, "T1", job.Running)
-	r.untilCondition("Ready Witnessed")
+	proc, client, r, w := readyCluster(t)
 	growPast(t, client, revisionOf(t, client)+100)
 	copy := proc.Save()
 	proc.Restart()
