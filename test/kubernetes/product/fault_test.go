@@ -247,6 +247,18 @@ func (all *roads) proveMissed(t *testing.T) {
 	}
 }
 
+// proveAnyMissed is proveMissed for the pods of one service: which of them is called is chance.
+func (all *roads) proveAnyMissed(t *testing.T) {
+	t.Helper()
+	sum := 0
+	for _, packets := range all.lost(t) {
+		sum += packets
+	}
+	if t.Logf("%d packets were lost (%s)", sum, all.how); sum == 0 {
+		t.Errorf("%s is cut off (%s), and nothing was sent there", all.cut[0].pod, all.how)
+	}
+}
+
 // lost is how many packets of each pod were cut off so far.
 func (all *roads) lost(t *testing.T) (packets []int) {
 	t.Helper()
