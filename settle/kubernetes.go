@@ -397,56 +397,6 @@ func (j *judgement) inferredDown() bool {
 	return false // one runs again, and nobody has said anything of the job
 }
 
-// concludeDown draws what follows when no JobManager of the cluster runs (S3, S8): the job is SUSPENDED, or over.
-func (j *judgement) concludeDown() {
-	c, cl, v := j.core, j.entry.cluster, &j.account.Verdict
-	if cl.down == 0 {
-		return
-	}
-	if left := c.cfg.Grace - c.health.podsGrace(cl.down-1); left > 0 || !c.health.judgesPods(c.now, c.cfg) {
-		j.wake = min(j.wake, c.now+max(left, c.cfg.Tick))
-		return
-	}
-	again, unanswered := c.check(cl)
-	j.wake = min(j.wake, again)
-	if unanswered && cl.checks == 1 {
-		return // for as long as it may take to hear more
-	}
-	if cl.record != nil && !cl.record.Names(j.entry.key.ID) && (!cl.record.Forbidden || j.withoutHA()) {
-		if p := j.onlyLife(); p != nil && j.exits(p) {
-			return
-		}
-		if cl.work != nil && (cl.work.There == job.No || cl.work.Ended) || j.forgottenWorkload() {
-			j.infer(job.Unknown, endings, job.Yes, job.Vanished, job.ViaWorkload)
-			return
-		}
-	}
-	if v.State != job.Suspended || v.Certainty != job.Inferred && v.Certainty != job.Witnessed {
-		j.infer(job.Suspended, 0, job.No, job.JobManagerDown, job.ViaWorkload)
-	}
-}
-
-// withoutHA says whether the JobManager that ran the attempt has said that it has high availability off, so that no record can name its job.
-func (j *judgement) withoutHA() bool {
-	return slices.ContainsFunc(j.entry.sights, func(s sight) bool {
-		return s.by.beat.HighAvailability == job.No && s.report != nil && s.report.StartTime == j.account.Verdict.Attempt.StartTime
-	})
-}
-
-// forgottenWorkload says that nobody knows what made the cluster's pods, so that it cannot be asked for, and that no JobManager has come
-// for as long as would do for one that denies the job.
-func (j *judgement) forgottenWorkload() bool {
-	c, cl := j.core, j.entry.cluster
-	if cl.suspect() != (job.Workload{}) {
-		return false
-	}
-	left := c.cfg.Missing - c.health.podsGrace(cl.down-1)
-	if left > 0 {
-		j.wake = min(j.wake, c.now+left)
-	}
-	return left <= 0
-}
-
 // check asks the API server for what is not known yet, or may have changed. It says when it will be asked again, and whether it has not
 // answered yet.
 func (c *Core) check(cl *cluster) (again time.Duration, unanswered bool) {
@@ -462,48 +412,6 @@ func (c *Core) check(cl *cluster) (again time.Duration, unanswered bool) {
 		c.effects = append(c.effects, Check{Cluster: cl.key, Workload: workload})
 	}
 	return cl.asked + wait, unanswered
-}
-
-// onlyLife is the pod whose container's exit code speaks of this job alone (S3): it reported the attempt that stands, its container ran
-// once, no other pod of the cluster is known, and the cluster runs one application whose only unsettled job this is. Otherwise nil.
-func (j *judgement) onlyLife() *pod {
-	cl, v := j.entry.cluster, &j.account.Verdict
-	if len(cl.pods) != 1 {
-		return nil
-	}
-	p := cl.pods[0]
-	if !p.Exited || p.Restarts > 0 || p.Running || p.Application != job.Yes {
-		return nil
-	}
-	for _, e := range cl.jobs {
-		if e != j.entry && e.account.Verdict.Over != job.Yes {
-			return nil
-		}
-	}
-	for i := range j.entry.sights {
-		s := &j.entry.sights[i]
-		if s.by.agent == p.Agent && s.report != nil && s.report.StartTime == v.Attempt.StartTime {
-			return p
-		}
-	}
-	return nil
-}
-
-// exits takes an exit code over, if it says anything. (Flink's ApplicationStatus: 163 is 1443, as the kernel keeps it, for an application
-// that failed; 0 for one that succeeded, was canceled, or left in order without its job's end.)
-func (j *judgement) exits(p *pod) bool {
-	v := &j.account.Verdict
-	switch {
-	case p.ExitCode == 163:
-		j.infer(job.Failed, 0, job.Yes, job.ContainerExited, job.ViaExitCode)
-	case p.ExitCode == 0 && v.State == job.Cancelling:
-		j.infer(job.Canceled, 0, job.Yes, job.ContainerExited, job.ViaExitCode)
-	case p.ExitCode == 0:
-		j.infer(job.Unknown, job.StatesOf(job.Finished, job.Canceled, job.Suspended), job.Yes, job.ContainerExited, job.ViaExitCode)
-	default:
-		return false
-	}
-	return true
 }
 
 // statements is what Kubernetes says, as people read it: at most two.

@@ -12,8 +12,9 @@
 //     synced nothing is proposed.
 //   - Events of one source come in the store's order. Between sources there is no order.
 //
-// The rules have numbers, S1 to S13; ARCHITECTURE.md lists them. rules.go has those that judge one job, cluster.go judges a cluster as a whole,
-// health.go has the rules that judge the observer (S9 to S11), conserve.go the last word of every judgement of a job.
+// The rules have numbers, S1 to S13; ARCHITECTURE.md lists them. rules.go has those that judge one job, and conclude.go what is concluded where no
+// JobManager speaks for it any more; cluster.go judges a cluster as a whole, health.go has the rules that judge the observer (S9 to S11),
+// conserve.go the last word of every judgement of a job.
 package settle
 
 import (
