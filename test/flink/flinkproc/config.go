@@ -35,6 +35,7 @@ func baseConfig(dir string, slots int) map[string]string {
 		"taskmanager.host":      "127.0.0.1",
 		"taskmanager.bind-host": "127.0.0.1",
 		"io.tmp.dirs":           filepath.Join(dir, "tmp"),
+		"web.tmpdir":            filepath.Join(dir, "tmp"),
 
 		"taskmanager.numberOfTaskSlots":              strconv.Itoa(slots),
 		"taskmanager.cpu.cores":                      "1",
