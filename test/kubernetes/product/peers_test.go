@@ -5,6 +5,7 @@ package product
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -27,8 +28,8 @@ func TestPeers(t *testing.T) {
 		name    string
 		measure func(t *testing.T)
 	}{
-		{"fails", func(t *testing.T) { peerEndings(t, (*flinkproc.Control).Boom, "FAILED Witnessed over=yes") }},
-		{"finishes", func(t *testing.T) { peerEndings(t, (*flinkproc.Control).Finish, "FINISHED Witnessed over=yes") }},
+		{"fails", func(t *testing.T) { peerEndings(t, (*flinkproc.Control).Boom, "FAILED ") }},
+		{"finishes", func(t *testing.T) { peerEndings(t, (*flinkproc.Control).Finish, "FINISHED ") }},
 		{"restarts", peerRestarts},
 		{"killed", peerKilled},
 		{"cut off", func(t *testing.T) { peerCut(t, node.Drop, 240*time.Second, 2) }},
@@ -56,6 +57,7 @@ func peerEndings(t *testing.T, end func(*flinkproc.Control) error, want string) 
 	var took []time.Duration
 	for n := range 12 {
 		r := peer(t, fmt.Sprintf("ends-%d", n), flinkproc.Job{})
+		time.Sleep(rand.N(3 * time.Second)) // the agent has just asked when a job is shown: it shall not be the rhythm that it ends in
 		begin, last := time.Now(), ""
 		check(t, end(r.control))
 		for time.Since(begin) < 2*concluded() {
@@ -64,6 +66,8 @@ func peerEndings(t *testing.T, end func(*flinkproc.Control) error, want string) 
 			}
 			if strings.HasPrefix(last, want) {
 				took = append(took, time.Since(begin))
+			}
+			if strings.Contains(last, "over=yes") {
 				break
 			}
 			time.Sleep(50 * time.Millisecond)
