@@ -389,7 +389,8 @@ func (s *session) compare(pairs []etcd.Pair, revision, life, floor int64, doubts
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(stored)) {
-		if s.letters[id] != nil || revision < s.highest {
+		// At first all is adopted, be it of a job that was seen before etcd could be read; later what only etcd knows.
+		if s.adopted && (s.letters[id] != nil || revision < s.highest) {
 			continue
 		}
 		if report, err := record.DecodeReport(s.a.pod.who(), id, stored[id].Value); err == nil {
