@@ -343,16 +343,16 @@ func (j *judgement) unheard(s *sight) (fresh []evidence.Transition, missed int64
 		}
 		fresh = fresh[1:]
 	}
-	if known {
+	if n := len(b.Marks); known && b.Marks[n-1].Witness == s.name() {
 		return fresh, missed
 	}
-	// A witness that was not listened to before: what stands is what it saw too, up to there.
+	// Another was listened to since, or this one never was: what stands is what it saw too, up to there.
 	for i := len(fresh) - 1; i >= 0; i-- {
 		if fresh[i].StartTime == v.Attempt.StartTime && fresh[i].State == v.State {
 			return fresh[i+1:], 0
 		}
 	}
-	return fresh, 0
+	return fresh, missed
 }
 
 // weigh says whether a transition changes anything, and whether it must wait for more to be known of it.

@@ -54,7 +54,7 @@ func (w *world) recorded(s *session) {
 	for id, l := range s.letters {
 		key := job.Key{Namespace: who.Namespace, Cluster: who.Cluster, ID: id}
 		account, there := w.watched.stored[key]
-		if marks := account.Books.Marks; !there || len(marks) != 1 || marks[0].Witness != who.PodUID || w.watched.vandalized[key] {
+		if marks := account.Books.Marks; !there || len(marks) != 1 || marks[0].Witness != who.PodUID || w.watched.vandalized[key] || w.watched.damaged[key] {
 			continue
 		}
 		entries := w.history(key)

@@ -470,5 +470,8 @@ func (w *world) damage(f Fault, kind record.Kind) {
 		return
 	}
 	pair := w.etcd.pairs[keys[f.Pick%uint64(len(keys))]]
+	if place, err := record.ParseKey(site, pair.Key); err == nil {
+		w.watched.damaged[place.Job] = true
+	}
 	w.etcd.apply([]etcd.Op{{Key: pair.Key, Value: []byte("{damaged"), Lease: leaseOf(pair)}})
 }

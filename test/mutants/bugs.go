@@ -107,6 +107,8 @@ var bugs = []bug{
 		"			k.denied, k.askDue = 0, 0 // what another process denied, this one has not", "			_ = k", []string{view}},
 	{"S7: a write that comes late is news", "settle/witness.go",
 		"		case old.Sequence > r.Sequence:", "		case false:", []string{scripts}},
+	{"S7: what another told is told once more", "settle/rules.go",
+		"known && b.Marks[n-1].Witness == s.name() {", "known && n > 0 {", []string{scripts, sim}},
 	{"S7: attempts of one list come in the order of the pods' uids", "settle/rules.go",
 		"	if (rank == formerSight || rank == liveAttempt && s.report.StartTime != other.report.StartTime) && s.revision != other.revision {",
 		"	if rank == formerSight && s.revision != other.revision {", []string{scripts}},
