@@ -26,7 +26,7 @@ type watched struct {
 	// vandalized are those whose verdicts were deleted by hand: what they alone remembered is lost.
 	vandalized map[job.Key]bool
 	// damaged are those of which a report was: an agent that begins anew then counts from 1 what it sees.
-	damaged map[job.Key]bool
+	damaged    map[job.Key]bool
 	dirty      []job.Key
 	conditions conditions
 	// steady is since when the leader has been well: it ticks, and hears all that it follows.
